@@ -1,0 +1,6 @@
+"""`python -m capshm`: the command."""
+
+from capshm.commands import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,512 @@
+"""Capabilities as Python values: `Capability`, `CapabilityArray`, `sealing_root`.
+
+A `Capability` is the number of a register of this process (native/register_file.h), so revocation reaches values held
+in variables. It is immutable. Every method checks first, in the order of the ISA (spec/cheribsd.md 5.3); what derives
+never faults but clears the tag (5.2); what touches memory raises a `Fault` and has then changed nothing, except where
+it says otherwise.
+
+Offsets count from `address`. They may be negative; the sum wraps at 2**64 as the ISA's addition does.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, SupportsIndex, TypeAlias, overload
+
+from capshm import _registers, encoding
+from capshm._native import ffi, lib
+from capshm._status import fail
+from capshm.permissions import Permissions
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from capshm._native import CData
+
+    _Slice: TypeAlias = slice[SupportsIndex | None, SupportsIndex | None, SupportsIndex | None]
+
+GRANULE: int = lib.GRANULE_SIZE
+"""Bytes of a capability in memory, and what has one tag."""
+
+_WORD_END = 1 << 64
+_UNSEALED: int = lib.OBJECT_TYPE_UNSEALED
+_SENTRY: int = lib.OBJECT_TYPE_SENTRY
+_LARGE_READ = 1 << 20
+
+# Bound once: single operations are measured in tens of nanoseconds.
+_load = lib.capshm_load
+_store = lib.capshm_store
+_take = _registers.take
+_give_back = _registers.give_back
+_new = object.__new__
+
+
+def _number(what: str, value: SupportsIndex, first: int, end: int) -> int:
+    """`value` as an int, first <= value < end; TypeError or ValueError otherwise."""
+    number = operator.index(value)
+    if not first <= number < end:
+        raise ValueError(f"{what} must be at least {first} and below {end:#x}, not {number}")
+    return number
+
+
+def _offset(value: SupportsIndex) -> int:
+    """An offset as the 64-bit word that the core adds to the address."""
+    return _number("an offset", value, -_WORD_END // 2, _WORD_END) % _WORD_END
+
+
+def _capability(value: object) -> Capability:
+    if not isinstance(value, Capability):
+        raise TypeError(f"a Capability is needed, not {type(value).__name__}")
+    return value
+
+
+class Capability:
+    """Unforgeable reference to memory: address, bounds, permissions, object type, and a tag that says it is valid."""
+
+    __slots__ = ("__weakref__", "_owner", "_register")
+
+    _register: int
+    _owner: _registers.Window | None  # of an element of an array: the window that the register is part of
+
+    def __init__(self) -> None:
+        raise TypeError(
+            "capabilities are derived from others, or returned by calls that map memory; none can be made up"
+        )
+
+    def __del__(self) -> None:
+        if self._owner is None:
+            _give_back(self._register)
+
+    # What it says
+
+    def _inspect(self) -> CData:
+        held = ffi.new("struct capability_register *")
+        status = lib.capshm_inspect(self._register, held)
+        if status:
+            fail(status, "look at a capability")
+        return held
+
+    def _words(self) -> tuple[int, int]:
+        value = self._inspect().value
+        return value.address, value.metadata
+
+    def _decode(self) -> encoding.Decoded:
+        address, metadata = self._words()
+        return encoding.decode(metadata, address)
+
+    @property
+    def address(self) -> int:
+        """Where it points; for a mapping's capabilities the real virtual address."""
+        return self._words()[0]
+
+    @property
+    def base(self) -> int:
+        """First address of its bounds."""
+        return self._decode().base
+
+    @property
+    def top(self) -> int:
+        """First address past its bounds, up to 2**64."""
+        return self._decode().top
+
+    @property
+    def length(self) -> int:
+        """Bytes from base to top; 0 for a malformed value whose top lies below its base."""
+        decoded = self._decode()
+        return max(decoded.top - decoded.base, 0)
+
+    @property
+    def offset(self) -> int:
+        """Bytes from base to address; negative below the base."""
+        address, metadata = self._words()
+        return address - encoding.decode(metadata, address).base
+
+    @property
+    def permissions(self) -> Permissions:
+        """What it allows."""
+        return Permissions.from_raw(self._decode().permissions)
+
+    @property
+    def object_type(self) -> int:
+        """The raw 18 bits: 0x3ffff unsealed, 0x3fffe a sentry, else what it is sealed with."""
+        return self._decode().object_type
+
+    @property
+    def is_sealed(self) -> bool:
+        """Sealed with a type, or a sentry: neither used nor changed until it is unsealed."""
+        return self.object_type != _UNSEALED
+
+    @property
+    def tag(self) -> bool:
+        """Whether it is valid. Asking is an operation: a revocation that has returned is seen."""
+        tag = ffi.new("uint32_t *")
+        status = lib.capshm_tag(self._register, tag)
+        if status:
+            fail(status, "ask for the tag")
+        return bool(tag[0])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Capability):
+            return NotImplemented
+        is_equal = ffi.new("uint32_t *")
+        status = lib.capshm_equal(self._register, other._register, is_equal)
+        if status:
+            fail(status, "compare capabilities")
+        return bool(is_equal[0])
+
+    def __hash__(self) -> int:
+        return hash(self._words())  # without the tag, which a revocation may clear at any time
+
+    def __str__(self) -> str:
+        held = self._inspect()
+        decoded = encoding.decode(held.value.metadata, held.value.address)
+        letters = Permissions.from_raw(decoded.permissions).letters
+        text = f"{held.value.address:#x} [{letters},{decoded.base:#x}-{decoded.top:#x}]"
+        if not held.rights & lib.RIGHT_TAG:
+            text += " (invalid)"
+        if decoded.object_type == _SENTRY:
+            text += " (sentry)"
+        elif decoded.object_type != _UNSEALED:
+            text += " (sealed)"
+        return text
+
+    def __repr__(self) -> str:
+        return f"<Capability {self}>"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _untagged, self._words()
+
+    def __copy__(self) -> Capability:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Capability:
+        return self
+
+    # Deriving (5.2): never a fault
+
+    def with_address(self, address: SupportsIndex) -> Capability:
+        """The same with another address. Untagged if the bounds are not representable from there, or if sealed."""
+        operand = _number("an address", address, 0, _WORD_END)
+        return _derived(lib.capshm_with_address, self._register, operand)
+
+    def with_offset(self, offset: SupportsIndex) -> Capability:
+        """The same with address = base + offset; as `with_address`."""
+        return _derived(lib.capshm_with_address, self._register, (self.base + _offset(offset)) % _WORD_END)
+
+    def __add__(self, increment: SupportsIndex) -> Capability:
+        if not hasattr(increment, "__index__"):
+            return NotImplemented
+        return _derived(lib.capshm_with_increment, self._register, _offset(increment))
+
+    def __sub__(self, decrement: SupportsIndex) -> Capability:
+        if not hasattr(decrement, "__index__"):
+            return NotImplemented
+        return _derived(lib.capshm_with_increment, self._register, _offset(-operator.index(decrement)))
+
+    def with_bounds(self, length: SupportsIndex) -> Capability:
+        """Bounds from address on, `length` bytes, rounded outwards to the next representable ones.
+
+        Untagged if that is not inside the present bounds, or if sealed. (ISAv9: CSetBounds)
+        """
+        operand = _number("a length", length, 0, _WORD_END)
+        return _derived(lib.capshm_with_bounds, self._register, operand, False)
+
+    def with_exact_bounds(self, length: SupportsIndex) -> Capability:
+        """As `with_bounds`, and untagged if rounding would be needed. (ISAv9: CSetBoundsExact)"""
+        operand = _number("a length", length, 0, _WORD_END)
+        return _derived(lib.capshm_with_bounds, self._register, operand, True)
+
+    def with_permissions(self, mask: Permissions) -> Capability:
+        """Only those of its permissions that are in `mask`.
+
+        Sealed: untagged (isa="rvy": only if a permission is lost; permissions that depend on a lost one fall too).
+        """
+        if not isinstance(mask, Permissions):
+            raise TypeError(f"permissions must be a Permissions value, not {type(mask).__name__}")
+        return _derived(lib.capshm_with_permissions, self._register, mask.raw)
+
+    def without_tag(self) -> Capability:
+        """The same bits, not valid any more."""
+        return _derived(lib.capshm_without_tag, self._register)
+
+    def seal(self, authority: Capability) -> Capability:
+        """Sealed with the object type that is the address of `authority`.
+
+        The authority needs SEAL and that address in its bounds. Untagged if the authority does not allow it, or if it
+        is sealed already.
+        """
+        return _derived(lib.capshm_seal, self._register, _capability(authority)._register)
+
+    def unseal(self, authority: Capability) -> Capability:
+        """Unsealed, by an `authority` with UNSEAL whose address is the object type; loses GLOBAL if that lacks it.
+
+        Untagged if the authority does not allow it, or if it is not sealed with that type.
+        """
+        return _derived(lib.capshm_unseal, self._register, _capability(authority)._register)
+
+    def seal_entry(self) -> Capability:
+        """Sealed as a sentry, which needs no authority. Untagged if it is sealed already."""
+        return _derived(lib.capshm_seal_entry, self._register)
+
+    # Memory (5.3)
+
+    def load_capability(self, offset: SupportsIndex = 0) -> Capability:
+        """The capability at address + offset.
+
+        Rights: LOAD; without LOAD_CAP here or at the page the value comes untagged. Raises a `Fault`: tag, seal,
+        permission, bounds, alignment, page, in this order; `HolderStopped`.
+        """
+        try:
+            register = _take()
+        except IndexError:
+            register = _registers.refill()
+        try:
+            status = _load(self._register, offset, register)
+        except OverflowError:  # the usual offsets need no look from Python
+            status = _load(self._register, _offset(offset), register)
+        if status:
+            _give_back(register)
+            fail(status, "load a capability", self)
+        loaded = _new(Capability)
+        loaded._register = register
+        loaded._owner = None
+        return loaded
+
+    def store_capability(self, offset: SupportsIndex, value: Capability) -> None:
+        """Store `value` at address + offset, with its tag.
+
+        Rights: STORE; for a tagged value STORE_CAP, for a tagged one without GLOBAL also STORE_LOCAL (isa="rvy":
+        without them it is stored untagged), and a page that permits it (`StoreTagViolation`). Raises as
+        `load_capability`. After a `PageViolation` with SIGBUS the granule is untagged.
+        """
+        try:
+            status = _store(self._register, offset, value._register)
+        except OverflowError:
+            status = _store(self._register, _offset(offset), value._register)
+        except AttributeError:
+            status = _store(self._register, _offset(offset), _capability(value)._register)
+        if status:
+            fail(status, "store a capability", self)
+
+    def load_capabilities(self, offset: SupportsIndex, count: SupportsIndex) -> CapabilityArray:
+        """`count` capabilities from address + offset on, in one native call; rights and errors as `load_capability`."""
+        number = _number("a count", count, 0, 1 << 32)
+        if number:
+            self._check_range(offset, number * GRANULE, "load capabilities")
+        window = _registers.Window(max(number, 1))
+        status = lib.capshm_load_many(self._register, _offset(offset), window.first, number) if number else 0
+        if status:
+            fail(status, "load capabilities", self)
+        return _array(window, window.first, number)
+
+    def store_capabilities(self, offset: SupportsIndex, values: CapabilityArray | Sequence[Capability]) -> None:
+        """Store all of `values` from address + offset on, in one native call; rights as `store_capability`.
+
+        The range is checked first. A fault in the middle (a value that may not be stored, a page, a truncation): the
+        elements before the fault's `address` are stored.
+        """
+        word = _offset(offset)
+        array = values if isinstance(values, CapabilityArray) else CapabilityArray.of(values)
+        if array._count == 0:
+            return
+        status = lib.capshm_store_many(self._register, word, array._first, array._count)
+        if status:
+            fail(status, "store capabilities", self)
+
+    def fill_capabilities(self, offset: SupportsIndex, count: SupportsIndex, value: Capability) -> None:
+        """Store `value` into `count` granules from address + offset on; as `store_capabilities`."""
+        number = _number("a count", count, 0, _WORD_END // GRANULE)
+        word = _offset(offset)
+        register = _capability(value)._register
+        if number == 0:
+            return
+        status = lib.capshm_fill(self._register, word, number, register)
+        if status:
+            fail(status, "fill with a capability", self)
+
+    def read(self, offset: SupportsIndex, length: SupportsIndex) -> bytes:
+        """`length` bytes from address + offset on. Rights: LOAD and readable pages; errors as `load_capability`."""
+        number = _number("a length", length, 0, _WORD_END)
+        word = _offset(offset)
+        if number > _LARGE_READ:
+            self._check_range(word, number, "read")  # before memory is set aside for the answer
+        buffer = bytearray(number)
+        status = lib.capshm_read(self._register, word, ffi.from_buffer(buffer), number)
+        if status:
+            fail(status, f"read {number} bytes", self)
+        return bytes(buffer)
+
+    def write(self, offset: SupportsIndex, data: Buffer) -> None:
+        """Write the bytes of `data` from address + offset on; the tag of every granule they touch is cleared first.
+
+        Rights: STORE and writable pages. Checked as a whole; a truncation in the middle leaves the pages before it
+        written.
+        """
+        buffer = ffi.from_buffer(data)
+        status = lib.capshm_write(self._register, _offset(offset), buffer, len(buffer))
+        if status:
+            fail(status, f"write {len(buffer)} bytes", self)
+
+    def copy_to(self, destination: Capability, length: SupportsIndex) -> None:
+        """Copy `length` bytes from here to `destination`, with tags where both are congruent modulo 16.
+
+        Like a memmove made of capability loads and stores: whole granules keep their tags, but through an authority
+        without LOAD_CAP, or from a page that strips, tags are lost; a tagged granule that may not be stored faults, and
+        what was copied before it stays. Overlapping ranges of one mapping come out right.
+        """
+        number = _number("a length", length, 0, _WORD_END)
+        status = lib.capshm_copy(self._register, _capability(destination)._register, number)
+        if status:
+            at_destination = lib.capshm_fault().register_index == destination._register
+            fail(status, f"copy {number} bytes", destination if at_destination else self)
+
+    def view(self, offset: SupportsIndex, length: SupportsIndex, *, writable: bool = False) -> memoryview:
+        """The memory itself, as a memoryview: an integer pointer, not a capability.
+
+        Rights: LOAD (and STORE), checked now and never again: revocation does not reach a view. A raw write through it
+        can never leave a tag on changed bytes. Using it after the memory was unmapped, protected or truncated ends the
+        process by the real signal.
+        """
+        number = _number("a length", length, 0, _WORD_END)
+        address = self._check_range(offset, number, "view", writable)
+        view = memoryview(ffi.buffer(ffi.cast("char *", address), number))
+        return view if writable else view.toreadonly()
+
+    def _check_range(self, offset: SupportsIndex, length: int, operation: str, writable: bool = False) -> int:
+        address = ffi.new("uint64_t *")
+        status = lib.capshm_view(self._register, _offset(offset), length, writable, address)
+        if status:
+            fail(status, f"{operation}: {length} bytes", self)
+        return int(address[0])
+
+
+def _owning(register: int) -> Capability:
+    capability = _new(Capability)
+    capability._register = register
+    capability._owner = None
+    return capability
+
+
+class _Derivation(Protocol):
+    """A function of the core: the register to derive from, operands, the register for the result."""
+
+    def __call__(self, register: int, /, *operands: object) -> int: ...
+
+
+def _derived(native: _Derivation, register: int, *operands: object) -> Capability:
+    """Apply a native derivation; its result goes to a fresh register."""
+    try:
+        into = _take()
+    except IndexError:
+        into = _registers.refill()
+    status = native(register, *operands, into)
+    if status:
+        _give_back(into)
+        fail(status, "derive a capability")
+    return _owning(into)
+
+
+def make(address: int, metadata: int, *, tag: bool) -> Capability:
+    """A capability from its words. Tagged ones are for those who map memory, and for the sealing root."""
+    try:
+        into = _take()
+    except IndexError:
+        into = _registers.refill()
+    status = lib.capshm_make(into, address, metadata, tag)
+    if status:
+        _give_back(into)
+        fail(status, "make a capability")
+    return _owning(into)
+
+
+def _untagged(address: int, metadata: int) -> Capability:
+    return make(address, metadata, tag=False)
+
+
+def sealing_root() -> Capability:
+    """SEAL and UNSEAL (and GLOBAL) over all object types that are not reserved: 0 to 0x3fffb; its address is 0."""
+    permissions = Permissions.GLOBAL | Permissions.SEAL | Permissions.UNSEAL
+    root = make(0, lib.METADATA_ROOT, tag=True)
+    return root.with_bounds(lib.OBJECT_TYPE_FIRST_RESERVED).with_permissions(permissions)
+
+
+class CapabilityArray(Sequence[Capability]):
+    """A window of the register file: what the bulk forms load and store. Objects are made on access.
+
+    The capabilities stay where they are as long as the array, a slice of it, or an element is alive; revocation reaches
+    them.
+    """
+
+    __slots__ = ("_count", "_first", "_window")
+
+    _window: _registers.Window
+    _first: int
+    _count: int
+
+    def __init__(self) -> None:
+        raise TypeError("arrays are loaded with load_capabilities, or made with CapabilityArray.of")
+
+    @classmethod
+    def of(cls, values: Sequence[Capability]) -> CapabilityArray:
+        """An array with copies of `values`."""
+        registers = [_capability(value)._register for value in values]
+        window = _registers.Window(max(len(registers), 1))
+        status = lib.capshm_gather(ffi.new("uint32_t[]", registers), len(registers), window.first)
+        if status:
+            fail(status, "gather capabilities")
+        return _array(window, window.first, len(registers))
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Capability: ...
+    @overload
+    def __getitem__(self, index: _Slice) -> CapabilityArray: ...
+    def __getitem__(self, index: SupportsIndex | _Slice) -> Capability | CapabilityArray:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self._count)
+            if step != 1:
+                return CapabilityArray.of([self._at(i) for i in range(start, stop, step)])
+            return _array(self._window, self._first + start, max(stop - start, 0))
+        number = operator.index(index)
+        if not -self._count <= number < self._count:
+            raise IndexError(f"index {number} of an array of {self._count} capabilities")
+        return self._at(number % self._count)
+
+    def _at(self, number: int) -> Capability:
+        element = _new(Capability)
+        element._register = self._first + number
+        element._owner = self._window
+        return element
+
+    def __iter__(self) -> Iterator[Capability]:
+        return map(self._at, range(self._count))
+
+    @property
+    def tags(self) -> bytes:
+        """A byte for each capability: 1 tagged, 0 not."""
+        tags = bytearray(self._count)
+        status = lib.capshm_tags(self._first, self._count, ffi.from_buffer(tags)) if self._count else 0
+        if status:
+            fail(status, "ask for tags")
+        return bytes(tags)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CapabilityArray):
+            return NotImplemented
+        return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # equality asks for tags, which change
+
+    def __repr__(self) -> str:
+        return f"<CapabilityArray of {self._count}, {sum(self.tags)} tagged>"
+
+
+def _array(window: _registers.Window, first: int, count: int) -> CapabilityArray:
+    array = _new(CapabilityArray)
+    array._window = window
+    array._first = first
+    array._count = count
+    return array

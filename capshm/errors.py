@@ -1,0 +1,110 @@
+"""What can go wrong, grouped by what the caller can do about it.
+
+A `Refused` call asked for something that a rule forbids: ask for less. A `Fault` is what the emulated hardware raises:
+the program has a bug, or an experiment has shown what it set out to show. The rest is about the machine itself.
+
+All of them pickle; a capability that travels in one arrives untagged, as every capability that leaves its process does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from capshm.capability import Capability
+
+
+class CapshmError(Exception):
+    """Base of all errors of capshm."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+def _rebuild(kind: type[CapshmError], args: tuple[object, ...], fields: dict[str, object]) -> CapshmError:
+    """Make an error from its parts again; constructors with keyword-only arguments are what pickle cannot call."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class Fault(CapshmError):
+    """An emulated hardware fault (spec/cheribsd.md 5.3).
+
+    signal, code: names of the signal and its code as CheriBSD delivers them. address: where the access stopped; in a
+    bulk form all elements before it are done. capability: the authority that was used.
+    """
+
+    signal: ClassVar[str] = "SIGPROT"
+    code: str
+
+    def __init__(self, message: str, *, code: str, address: int, capability: Capability | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.address = address
+        self.capability = capability
+
+
+class TagViolation(Fault):
+    """The authority has no tag: it was overwritten, revoked, or never was a capability."""
+
+
+class SealViolation(Fault):
+    """The authority is sealed: it can be passed on, not used."""
+
+
+class PermissionViolation(Fault):
+    """The authority lacks the permission for the access, or for storing such a value."""
+
+
+class BoundsViolation(Fault):
+    """The access is not inside the authority's bounds."""
+
+
+class AlignmentViolation(Fault):
+    """A capability was to be loaded from, or stored to, an address that is not a multiple of 16."""
+
+
+class StoreTagViolation(Fault):
+    """A tagged value was to be stored to a page without store-capability permission."""
+
+    signal = "SIGSEGV"
+
+
+class PageViolation(Fault):
+    """The page is not mapped, does not permit the access, or lies past the end of its object (then with SIGBUS)."""
+
+    def __init__(
+        self, message: str, *, code: str, address: int, signal: str = "SIGSEGV", capability: Capability | None = None
+    ) -> None:
+        super().__init__(message, code=code, address=address, capability=capability)
+        self.__dict__["signal"] = signal
+
+
+class NotAttached(CapshmError):
+    """The calling process or thread has no part in the machine, or the capability is from an earlier attachment."""
+
+
+class HolderStopped(CapshmError):
+    """A living process holds the lock of a tag line and has kept it for the whole lock timeout. Nothing was changed.
+
+    pid: of the holder; it goes on, or is ended, with SIGCONT or SIGKILL.
+    """
+
+    def __init__(self, message: str, *, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
+class RevocationIncomplete(CapshmError):
+    """Not everyone could be stopped in time: the gate is open again and nothing has left quarantine.
+
+    processes: (pid, reason) for each process that was still inside an operation.
+    """
+
+    def __init__(self, message: str, *, processes: Sequence[tuple[int, str]]) -> None:
+        super().__init__(message)
+        self.processes = list(processes)

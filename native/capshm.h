@@ -1,0 +1,132 @@
+/* capshm.h: what the core offers to Python, and to the programs of tests and benchmarks.
+ *
+ * Registers are named by their numbers (register_file.h). An authority is a register through which memory is reached;
+ * offsets count from its address and wrap at 2^64, as the ISA's addition does. Every function that returns an enum
+ * status changes nothing unless it returns STATUS_OK or says otherwise, and leaves the details of a refusal in the
+ * thread's struct fault.
+ */
+#ifndef CAPSHM_H
+#define CAPSHM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "encoding.h"
+#include "fault.h"
+#include "gate.h"
+#include "page_table.h"
+#include "register_file.h"
+#include "sideband.h"
+#include "step.h"
+#include "sweep.h"
+
+/* Process ---------------------------------------------------------------------------------------------------------- */
+
+/* Reserves the arena and makes this process the first of a new gate; in a process that is attached already, nothing. */
+enum status capshm_attach(uint64_t arena_base, uint64_t arena_size);
+bool capshm_is_attached(void);
+
+/* To be called around every fork; a child in which the last one did not run is not attached. */
+void capshm_fork_before(void);
+void capshm_fork_in_parent(void);
+enum status capshm_fork_in_child(void);
+
+void capshm_set_isa(bool is_rvy);
+void capshm_set_lock_timeout(uint64_t nanoseconds);
+const struct fault *capshm_fault(void);
+
+/* Mappings --------------------------------------------------------------------------------------------------------- */
+
+/* Where one object's memory and sideband have been mapped. Addresses are multiples of the page size. */
+struct capshm_mapping {
+    uint64_t address;      /* of the data, in the arena */
+    uint64_t length;
+    uint64_t lines;        /* of its tag lines; 0: no capability permission */
+    uint64_t twins;
+    uint64_t clear;        /* of its clear map */
+    uint64_t first_line;   /* number of the first tag line in the object */
+    uint32_t object;
+    uint32_t permissions;  /* PAGE_READ, PAGE_WRITE, PAGE_LOAD_CAP, PAGE_STORE_CAP */
+    bool is_lines_writable;
+    bool is_private;       /* nobody else maps the memory: fork copies it */
+    bool is_exclusive;     /* nobody but this thread stores capabilities to the object yet */
+};
+
+/* Maps length bytes of a descriptor, shared, at *address in the arena, or where the kernel likes if *address is 0
+ * (sidebands). Arena addresses must be free. STATUS_NO_MEMORY: errno tells why, nothing is mapped. */
+enum status capshm_map_memory(uint64_t *address, uint64_t length, int descriptor, uint64_t offset, bool is_writable);
+/* Unmaps it; in the arena the place is reserved again. */
+enum status capshm_unmap_memory(uint64_t address, uint64_t length);
+
+/* A number for a new object, the same for all processes of the gate. */
+uint32_t capshm_new_object(void);
+/* Puts a mapping that was made into the page table. */
+enum status capshm_map(const struct capshm_mapping *mapping);
+/* Takes it out. Afterwards no thread of this process is inside an operation on the pages: they may be unmapped. */
+enum status capshm_unmap(uint64_t address, uint64_t length);
+/* The entry of a page as page_table.h describes it; 0 outside the arena. */
+uint64_t capshm_page_entry(uint64_t address);
+
+/* Registers and derivation (cheribsd:5.2): never a fault; what is not allowed clears the tag ----------------------- */
+
+enum status capshm_reserve(uint32_t count, uint32_t *first);
+enum status capshm_release(uint32_t first, uint32_t count);
+
+/* Puts any bits into a register. Only the core's own callers make tagged ones: of a new mapping, the sealing root. */
+enum status capshm_make(uint32_t into, uint64_t address, uint64_t metadata, bool tag);
+enum status capshm_inspect(uint32_t from, struct capability_register *out);
+/* *tag: 1 or 0. */
+enum status capshm_tag(uint32_t from, uint32_t *tag);
+enum status capshm_tags(uint32_t first, uint32_t count, uint8_t *tags);
+enum status capshm_equal(uint32_t left, uint32_t right, uint32_t *is_equal);
+enum status capshm_gather(const uint32_t *from, uint32_t count, uint32_t into);
+
+enum status capshm_with_address(uint32_t from, uint64_t address, uint32_t into);
+enum status capshm_with_increment(uint32_t from, uint64_t increment, uint32_t into);
+enum status capshm_with_bounds(uint32_t from, uint64_t length, bool is_exact_required, uint32_t into);
+enum status capshm_with_permissions(uint32_t from, uint32_t mask, uint32_t into);
+enum status capshm_without_tag(uint32_t from, uint32_t into);
+enum status capshm_seal(uint32_t from, uint32_t authority, uint32_t into);
+enum status capshm_unseal(uint32_t from, uint32_t authority, uint32_t into);
+enum status capshm_seal_entry(uint32_t from, uint32_t into);
+
+/* Memory (cheribsd:5.3) -------------------------------------------------------------------------------------------- */
+
+enum status capshm_load(uint32_t authority, uint64_t offset, uint32_t into);
+enum status capshm_store(uint32_t authority, uint64_t offset, uint32_t value);
+
+/* Bulk forms. The whole range is checked first. A fault in the middle (truncation, a tagged value that may not be
+ * stored): the elements before thread_fault.address are done. */
+enum status capshm_load_many(uint32_t authority, uint64_t offset, uint32_t first, uint32_t count);
+enum status capshm_store_many(uint32_t authority, uint64_t offset, uint32_t first, uint32_t count);
+enum status capshm_fill(uint32_t authority, uint64_t offset, uint64_t count, uint32_t value);
+enum status capshm_copy(uint32_t from, uint32_t to, uint64_t length);
+
+enum status capshm_read(uint32_t authority, uint64_t offset, void *buffer, uint64_t length);
+enum status capshm_write(uint32_t authority, uint64_t offset, const void *buffer, uint64_t length);
+
+/* Checks that the range may be read (and written), and gives its plain address. */
+enum status capshm_view(uint32_t authority, uint64_t offset, uint64_t length, bool is_writable, uint64_t *address);
+
+/* Shadow, sweep, gate ---------------------------------------------------------------------------------------------- */
+
+/* Paint and clear every granule of the capability's bounds. STATUS_BOUNDS_VIOLATION: not inside the arena. */
+enum status capshm_paint(uint32_t capability, bool is_painted);
+bool capshm_is_painted(uint64_t address);
+
+/* Closes the gate for the calling thread; STATUS_INCOMPLETE: the pids of those still inside are in stragglers. */
+enum status capshm_gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, size_t *straggler_count);
+void capshm_gate_open(bool is_new_epoch);
+bool capshm_gate_is_mine(void);
+
+/* While the gate is closed by the calling thread: tag lines of a mapped range, and this process's registers. With a new
+ * epoch at the opening the other processes sweep theirs before their next operation. */
+enum status capshm_sweep_memory(uint64_t address, uint64_t length, uint32_t kernel, struct sweep_counts *counts);
+enum status capshm_sweep_registers(struct sweep_counts *counts);
+
+/* Step points (step.h). arm: false if the build has none, or for a bad argument. name: NULL past the last. */
+bool capshm_step_arm(uint32_t step, uint32_t nth, uint32_t action);
+const char *capshm_step_name(uint32_t step);
+
+#endif

@@ -1,0 +1,133 @@
+/* data.c: plain bytes through a checked authority, and copies that keep tags (cheribsd:5.3).
+ *
+ * A data write clears the tag of every granule that it touches before the first of its bytes is written: no death
+ * leaves a tag over a mixture. A copy keeps a tag where source and destination are congruent modulo 16 and whole
+ * granules are copied; everywhere else bytes are copied and tags are lost, as a loop of byte copies would.
+ */
+#include <string.h>
+
+#include "capshm.h"
+#include "checks.h"
+#include "program.h"
+
+/* Bytes from address on that lie in its page, at most wanted. */
+static uint64_t bytes_in_page(uint64_t address, uint64_t wanted) {
+    const uint64_t left = PAGE_BYTES - address % PAGE_BYTES;
+    return wanted < left ? wanted : left;
+}
+
+static enum status check_authority(uint32_t authority, uint64_t address, uint64_t length, uint32_t permission) {
+    const struct capability_register *const held = register_ready(authority);
+    if (likely(has_rights(held, permission) && is_in_bounds(held, address, length)))
+        return STATUS_OK;
+    return explain_refusal(authority, address, length, permission);
+}
+
+/* Every page of the range permits the access. */
+static enum status check_pages(uint32_t authority, uint64_t address, uint64_t length, uint32_t page_permission) {
+    while (length > 0) {
+        const uint64_t entry = page_table_look_up(address);
+        if (!(entry & page_permission))
+            return refuse_page(authority, address, entry);
+        const uint64_t now = bytes_in_page(address, length);
+        address += now;
+        length -= now;
+    }
+    return STATUS_OK;
+}
+
+/* Authority and pages of a whole data access, before anything is changed. */
+static enum status check_range(uint32_t authority, uint64_t offset, uint64_t length, bool is_write, uint64_t *address) {
+    if (!register_is_valid(authority, 1))
+        return STATUS_INVALID;
+    const enum status entered = gate_enter();
+    if (entered != STATUS_OK)
+        return refuse(entered, authority, 0);
+    *address = register_file[authority].value.address + offset;
+    enum status status = check_authority(authority, *address, length, is_write ? PERMISSION_STORE : PERMISSION_LOAD);
+    if (status == STATUS_OK)
+        status = check_pages(authority, *address, length, is_write ? PAGE_WRITE : PAGE_READ);
+    gate_leave();
+    return status;
+}
+
+enum status capshm_view(uint32_t authority, uint64_t offset, uint64_t length, bool is_writable, uint64_t *address) {
+    const enum status status = check_range(authority, offset, length, false, address);
+    return status != STATUS_OK || !is_writable ? status : check_range(authority, offset, length, true, address);
+}
+
+/* Clears the tags of all granules that length bytes at address touch, which lie in one page.
+ * On LINE_HELD place is the line to wait for; the lines before it are clear. */
+static enum line_result clear_in_page(uint64_t entry, uint64_t address, uint64_t length, struct line_place *place) {
+    uint64_t granule = address & ~(uint64_t)(GRANULE_SIZE - 1);
+    const uint64_t end = address + length;
+    while (granule < end) {
+        const uint64_t left = (end - granule + GRANULE_SIZE - 1) >> GRANULE_SHIFT;
+        const uint32_t now = granules_in_line(granule, left);
+        *place = line_place_of(page_table_region(entry), granule, now);
+        const enum line_result result = line_clear(*place);
+        if (result != LINE_DONE)
+            return result;
+        granule += (uint64_t)now << GRANULE_SHIFT;
+    }
+    return LINE_DONE;
+}
+
+/* Reads or writes the bytes of one page. */
+static enum status transfer_in_page(uint32_t authority, uint64_t address, char *buffer, uint64_t length, uint64_t total,
+                                    bool is_write, uint64_t *waited) {
+    const enum status entered = gate_enter();
+    if (entered != STATUS_OK)
+        return refuse(entered, authority, address);
+    enum status status = check_authority(authority, address, total, is_write ? PERMISSION_STORE : PERMISSION_LOAD);
+    const uint64_t entry = page_table_look_up(address);
+    if (status == STATUS_OK && !(entry & (is_write ? PAGE_WRITE : PAGE_READ)))
+        status = refuse_page(authority, address, entry);
+    if (status != STATUS_OK) {
+        gate_leave();
+        return status;
+    }
+    struct line_place place = {0};
+    enum line_result result = LINE_DONE;
+    if (is_write) {
+        result = clear_in_page(entry, address, length, &place);
+        STEP(WRITE_CLEARED);
+        if (result == LINE_DONE && !program_copy((void *)address, buffer, length))
+            result = LINE_FAULTED;
+        STEP(WRITE_DONE);
+    } else if (!program_copy(buffer, (const void *)address, length)) {
+        result = LINE_FAULTED;
+    }
+    if (unlikely(result != LINE_DONE))
+        return leave_unfinished(place, result, authority, address, waited);
+    gate_leave();
+    return STATUS_OK;
+}
+
+static enum status transfer(uint32_t authority, uint64_t offset, char *buffer, uint64_t length, bool is_write) {
+    uint64_t address;
+    const enum status checked = check_range(authority, offset, length, is_write, &address);
+    if (checked != STATUS_OK)
+        return checked;
+    uint64_t waited = 0;
+    while (length > 0) {
+        const uint64_t now = bytes_in_page(address, length);
+        const enum status status = transfer_in_page(authority, address, buffer, now, length, is_write, &waited);
+        if (status == STATUS_AGAIN)
+            continue;
+        if (status != STATUS_OK)
+            return status;
+        address += now;
+        buffer += now;
+        length -= now;
+    }
+    return STATUS_OK;
+}
+
+enum status capshm_read(uint32_t authority, uint64_t offset, void *buffer, uint64_t length) {
+    return transfer(authority, offset, buffer, length, false);
+}
+
+enum status capshm_write(uint32_t authority, uint64_t offset, const void *buffer, uint64_t length) {
+    return transfer(authority, offset, (char *)buffer, length, true); /* is_write: the buffer is only read */
+}

@@ -1,0 +1,228 @@
+/* gate.c: slots, parking, closing and opening; the reasons are in gate.h. */
+#include "gate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "clock.h"
+#include "process.h"
+#include "sideband.h"
+
+enum { SIGNAL_EPOCH_SHIFT = 16 };
+static const uint64_t SIGNAL_CLOSER = 0xffff;
+/* ns after which a parked thread looks whether the closer still lives. */
+static const uint64_t PARKED_LOOK_UP = 20000000;
+
+static struct gate_member unattached_member;
+_Thread_local struct gate_member *thread_member __attribute__((tls_model("initial-exec"))) = &unattached_member;
+
+bool gate_register_process(void) {
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
+}
+
+static void barrier_in_all_processes(void) {
+    syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
+}
+
+/* When a process started, in clock ticks since boot, or 0 if there is no such process: field 22 of /proc/PID/stat. The
+ * name in field 2 may hold spaces and parentheses, so the fields are counted from the last parenthesis. */
+static uint64_t process_start_time(int32_t pid) {
+    char path[32];
+    char text[512];
+    snprintf(path, sizeof path, "/proc/%d/stat", pid);
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return 0;
+    const ssize_t length = read(file, text, sizeof text - 1);
+    close(file);
+    if (length <= 0)
+        return 0;
+    text[length] = '\0';
+    const char *field = strrchr(text, ')');
+    for (int number = 2; field != NULL && number < 22; number++)
+        field = strchr(field + 1, ' ');
+    return field == NULL ? 0 : strtoull(field, NULL, 10);
+}
+
+static uint64_t owner_word(int32_t pid, uint64_t start_time) {
+    return (uint64_t)(uint32_t)pid << GATE_OWNER_PID_SHIFT | start_time;
+}
+
+bool gate_owner_is_dead(uint64_t owner) {
+    const int32_t pid = gate_owner_pid(owner);
+    const int descriptor = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (descriptor < 0)
+        return errno == ESRCH;
+    /* The descriptor names whoever had the pid when it was opened. If the start time that is read now is the owner's,
+     * the pid cannot have changed hands before, so the descriptor is the owner's. A zombie still has its start time. */
+    const bool is_other = owner_word(pid, process_start_time(pid)) != owner;
+    struct pollfd ended = {.fd = descriptor, .events = POLLIN};
+    const bool has_ended = poll(&ended, 1, 0) == 1;
+    close(descriptor);
+    return is_other || has_ended;
+}
+
+/* The signal after an opening: nobody closes it; a new epoch if there is something to sweep. */
+static uint64_t opened(uint64_t signal, bool is_new_epoch) {
+    return (signal & ~SIGNAL_CLOSER) + ((uint64_t)is_new_epoch << SIGNAL_EPOCH_SHIFT);
+}
+
+static void wake_parked(struct gate *gate) {
+    syscall(SYS_futex, (uint32_t *)&gate->signal, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+/* A closer that died leaves the gate closed. Nothing is half done by that: tags that its sweep cleared stay cleared,
+ * and the new epoch makes every process sweep its registers, which is never wrong. */
+static void open_if_closer_is_dead(struct gate *gate, uint64_t signal) {
+    const struct gate_slot *const slot = &gate->slots[signal & SIGNAL_CLOSER];
+    const uint64_t owner = atomic_load(&slot->owner);
+    if (owner != 0 && !gate_owner_is_dead(owner))
+        return;
+    if (atomic_compare_exchange_strong(&gate->signal, &signal, opened(signal, true)))
+        wake_parked(gate);
+}
+
+/* Waits for the gate to change from this closed signal, for a while, and looks whether it ever will. */
+static void park(struct gate *gate, uint64_t signal) {
+    const struct timespec look_up = {.tv_nsec = (long)PARKED_LOOK_UP};
+    /* The lower half of the signal holds the closer and part of the epoch, so it changes with every opening. */
+    syscall(SYS_futex, (uint32_t *)&gate->signal, FUTEX_WAIT, (uint32_t)signal, &look_up, NULL, 0);
+    if (atomic_load(&gate->signal) == signal)
+        open_if_closer_is_dead(gate, signal);
+}
+
+bool gate_claim_slot(struct gate *gate, struct gate_member *member) {
+    const uint64_t mine = owner_word(getpid(), process_start_time(getpid()));
+    for (uint32_t number = 1; number < GATE_SLOTS; number++) {
+        struct gate_slot *const slot = &gate->slots[number];
+        uint64_t owner = atomic_load(&slot->owner);
+        if (owner != 0 && !gate_owner_is_dead(owner))
+            continue;
+        /* A dead holder's lock is freed by somebody who can reach the line; until then the number must not come back,
+         * or the lock would seem to be held by the living. */
+        const uint64_t target = atomic_load(&slot->target);
+        if (owner != 0 && target != 0 && !sideband_recover_target(number, target))
+            continue;
+        const uint64_t signal = atomic_load(&gate->signal);
+        if ((signal & SIGNAL_CLOSER) == number)
+            open_if_closer_is_dead(gate, signal); /* for the same reason */
+        if (!atomic_compare_exchange_strong(&slot->owner, &owner, mine))
+            continue;
+        atomic_store(&slot->target, 0);
+        atomic_store(&slot->in_operation, 0);
+        uint32_t used = atomic_load(&gate->slots_used);
+        while (used <= number && !atomic_compare_exchange_weak(&gate->slots_used, &used, number + 1)) {
+        }
+        member->gate = gate;
+        member->lock_identity = number;
+        member->slot = slot;
+        return true;
+    }
+    return false;
+}
+
+void gate_release_slot(struct gate_member *member) {
+    struct gate_slot *const slot = member->slot;
+    member->slot = NULL;
+    atomic_store(&slot->in_operation, 0);
+    atomic_store(&slot->owner, 0);
+}
+
+enum status gate_enter_slowly(void) {
+    struct gate_member *const self = thread_member;
+    if (self->slot == NULL)
+        return process_attach_thread();
+    const uint64_t signal = atomic_load(&self->gate->signal);
+    if ((signal & SIGNAL_CLOSER) == self->lock_identity)
+        return STATUS_GATE_CLOSED;
+    if (signal & SIGNAL_CLOSER) {
+        park(self->gate, signal);
+        return STATUS_AGAIN;
+    }
+    process_catch_up(signal >> SIGNAL_EPOCH_SHIFT);
+    atomic_store_explicit(&self->seen, signal, memory_order_relaxed);
+    return STATUS_AGAIN;
+}
+
+/* Waits for one slot. True: nobody is inside an operation there. */
+static bool wait_until_outside(struct gate_slot *slot, uint64_t deadline) {
+    for (uint32_t turn = 0;; turn++) {
+        if (atomic_load_explicit(&slot->in_operation, memory_order_acquire) == 0)
+            return true;
+        if (turn < 200) {
+            clock_relax();
+            continue;
+        }
+        const uint64_t owner = atomic_load(&slot->owner);
+        if (turn % 64 == 0 && (owner == 0 || gate_owner_is_dead(owner)))
+            return true;
+        if (clock_now() >= deadline)
+            return false;
+        sched_yield();
+    }
+}
+
+/* Wins the gate against other closers. On failure closer is the slot of the one that holds it. */
+static bool take_gate(struct gate *gate, uint64_t deadline, uint32_t *closer) {
+    for (;;) {
+        uint64_t signal = atomic_load(&gate->signal);
+        *closer = signal & SIGNAL_CLOSER;
+        if (*closer == 0) {
+            if (atomic_compare_exchange_weak(&gate->signal, &signal, signal | thread_member->lock_identity))
+                return true;
+        } else if (clock_now() >= deadline) {
+            return false;
+        } else {
+            park(gate, signal);
+        }
+    }
+}
+
+enum status gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, size_t *straggler_count) {
+    *straggler_count = 0;
+    const enum status entered = gate_enter(); /* attaches this thread if need be */
+    if (entered != STATUS_OK)
+        return entered;
+    gate_leave();
+    struct gate *const gate = thread_member->gate;
+    const uint64_t deadline = clock_now() + timeout;
+    uint32_t closer;
+    if (!take_gate(gate, deadline, &closer)) {
+        if (capacity > 0)
+            stragglers[(*straggler_count)++] = gate_owner_pid(atomic_load(&gate->slots[closer].owner));
+        return STATUS_INCOMPLETE;
+    }
+    barrier_in_all_processes();
+    const uint32_t used = atomic_load(&gate->slots_used);
+    for (uint32_t number = 1; number < used; number++) {
+        struct gate_slot *const slot = &gate->slots[number];
+        if (!wait_until_outside(slot, deadline) && *straggler_count < capacity)
+            stragglers[(*straggler_count)++] = gate_owner_pid(atomic_load(&slot->owner));
+    }
+    if (*straggler_count == 0)
+        return STATUS_OK;
+    gate_open(false);
+    return STATUS_INCOMPLETE;
+}
+
+bool gate_is_closed_by_this_thread(void) {
+    const struct gate_member *const self = thread_member;
+    return self->slot != NULL && (atomic_load(&self->gate->signal) & SIGNAL_CLOSER) == self->lock_identity;
+}
+
+void gate_open(bool is_new_epoch) {
+    struct gate *const gate = thread_member->gate;
+    atomic_store(&gate->signal, opened(atomic_load(&gate->signal), is_new_epoch));
+    wake_parked(gate);
+}

@@ -1,0 +1,139 @@
+/* gate.h: how the world is stopped without interrupting anybody.
+ *
+ * Who must be stopped? A thread that is not inside a capability operation needs no interruption: it must only be kept
+ * from starting one. So each operation sets its thread's in-operation flag, tests the gate's signal, and clears the
+ * flag at the end. Whoever closes the gate changes the signal, issues one membarrier and waits until no flag is set.
+ *
+ *     operation                               closer
+ *     (1) in_operation = 1                    (1) signal: closer 0 -> the closer's slot
+ *     (2) compiler barrier                    (2) membarrier(GLOBAL_EXPEDITED)
+ *     (3) signal == seen ? go on : slow path  (3) for each slot: wait until in_operation == 0 or its owner is dead
+ *     (4) ... the operation ...
+ *     (5) in_operation = 0 (release)
+ *
+ * Invariant: once (3) of the closer is done, no thread touches a capability until the gate opens. A thread that the
+ * membarrier finds before (1) reads the closed signal at (3); one that it finds after (1) has made its flag visible.
+ * The order of (1) and
+ * (3) would need a full fence, 5 ns for each operation; the membarrier moves that price to the closer, 2 to 4 us for
+ * each stop.
+ *
+ * The signal is the epoch and the slot of whoever has closed the gate, in one word, so that nobody ever takes a living
+ * closer for a dead one. A thread goes on only if the signal is the one that it has seen last; so the one comparison
+ * also catches it after an epoch, and it sweeps its process's registers before it loads or stores again. A process that
+ * was asleep all the time pays then, and nobody before. If the closer dies, whoever waits for it opens the gate with a
+ * new epoch.
+ *
+ * A thread whose flag is set is not stopped, whatever its state: stopped by SIGSTOP inside an operation, it would store
+ * the old value when it goes on. The closer waits for the flag, for the owner's death, and at most for its timeout;
+ * then the gate opens again and the stragglers are named. No operation waits for anything but memory while its flag is
+ * set.
+ *
+ * Slots. Every thread has a slot in the shared gate. Its owner word is the pid and the start time of its process, so
+ * that neither a slot nor a pid is ever mistaken for its earlier life. While a thread holds the lock of a tag line,
+ * `target` names it: after a death whoever reuses the slot, or waits for the line, finds the lock and frees it. A death
+ * leaves in_operation and target as they were; both are read only together with the question whether the owner lives.
+ *
+ * A process that came by fork without the hooks (a raw clone in C) is not attached: the memory that points to its slot
+ * is wiped by the kernel (MADV_WIPEONFORK), the first operation finds nothing there and is refused.
+ */
+#ifndef CAPSHM_GATE_H
+#define CAPSHM_GATE_H
+
+#include <stdbool.h>
+
+#include "fault.h"
+#include "granule.h"
+#include "step.h"
+
+enum {
+    GATE_SLOTS = 1 << 16, /* the lock field of a tag line has 16 bits for the holder; slot 0 stands for nobody */
+    GATE_OWNER_PID_SHIFT = 42, /* Linux has 22 bits of pid at most; 42 bits of ticks are more than a thousand years */
+};
+
+struct gate_slot {
+    _Alignas(64) _Atomic uint64_t owner; /* pid << 42 | start time in clock ticks since boot; 0: free */
+    _Atomic uint64_t target;             /* object << 40 | tag line + 1; 0: no line is locked by this slot */
+    _Atomic uint32_t in_operation;
+};
+
+struct gate {
+    _Alignas(64) _Atomic uint64_t signal; /* epoch << 16 | slot of whoever closed it, 0 while it is open */
+    _Atomic uint32_t slots_used;          /* no slot from here on was ever claimed */
+    _Atomic uint32_t objects;             /* numbers given to objects so far; 24 bits are used */
+    struct gate_slot slots[GATE_SLOTS];
+};
+
+/* What a thread needs at each operation; in memory that a fork wipes. */
+struct gate_member {
+    struct gate_slot *slot; /* NULL: this thread has none yet, or this process is not attached */
+    struct gate *gate;
+    _Atomic uint64_t seen;
+    uint64_t lock_identity; /* the slot's number, as it goes into lock words */
+};
+
+extern _Thread_local struct gate_member *thread_member __attribute__((tls_model("initial-exec")));
+
+/* Opens the way into an operation, or finds out why not: parks while the gate is closed, sweeps the registers after an
+ * epoch, gives a new thread its slot. STATUS_AGAIN: start again. STATUS_NOT_ATTACHED, STATUS_NO_MEMORY, or
+ * STATUS_GATE_CLOSED for the thread that has closed the gate: it would wait for itself. */
+enum status gate_enter_slowly(void);
+
+/* Enters if nothing stands in the way; NULL if something does. */
+static inline struct gate_slot *gate_try_enter(void) {
+    struct gate_member *const self = thread_member;
+    struct gate_slot *const slot = self->slot;
+    if (unlikely(slot == NULL))
+        return NULL;
+    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst); /* partner: the closer's membarrier */
+    const uint64_t signal = atomic_load_explicit(&self->gate->signal, memory_order_acquire);
+    if (unlikely(signal != atomic_load_explicit(&self->seen, memory_order_relaxed))) {
+        atomic_store_explicit(&slot->in_operation, 0, memory_order_release);
+        return NULL;
+    }
+    STEP(OPERATION_ENTERED);
+    return slot;
+}
+
+static inline enum status gate_enter(void) {
+    while (unlikely(gate_try_enter() == NULL)) {
+        const enum status status = gate_enter_slowly();
+        if (status != STATUS_AGAIN)
+            return status;
+    }
+    return STATUS_OK;
+}
+
+static inline void gate_leave_slot(struct gate_slot *slot) {
+    atomic_store_explicit(&slot->in_operation, 0, memory_order_release);
+    STEP(OPERATION_LEFT);
+}
+
+static inline void gate_leave(void) {
+    gate_leave_slot(thread_member->slot);
+}
+
+/* Makes a gate of zeroed shared memory known to the kernel's membarrier for this process. False: errno tells why. */
+bool gate_register_process(void);
+
+/* Gives a member a slot of the gate, reusing those of the dead. False: all are taken by the living. */
+bool gate_claim_slot(struct gate *gate, struct gate_member *member);
+void gate_release_slot(struct gate_member *member);
+
+/* True if the process that claimed the slot with this owner word has ended. Costs some system calls. */
+bool gate_owner_is_dead(uint64_t owner);
+
+static inline int32_t gate_owner_pid(uint64_t owner) {
+    return (int32_t)(owner >> GATE_OWNER_PID_SHIFT);
+}
+
+/* Closes the gate over everyone but the calling thread, which must be outside any operation.
+ * timeout: nanoseconds. STATUS_INCOMPLETE: the gate is open again, and stragglers holds the processes still inside. */
+enum status gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, size_t *straggler_count);
+
+bool gate_is_closed_by_this_thread(void);
+
+/* Opens the gate. With a new epoch every process sweeps its registers before its next operation. */
+void gate_open(bool is_new_epoch);
+
+#endif

@@ -1,0 +1,123 @@
+/* page_table.h: what this process may do with each page of its arena, and where the tags of the page are.
+ *
+ * The arena is the part of the address space in which emulated mappings live, at the same address in every process, so
+ * that a capability's address is the real virtual address. For each of its pages there is one entry, the emulated PTE
+ * of CHERI-RISC-V:
+ *
+ *     bits 0 to 3   may be read, written; capabilities may be loaded, stored (the CR and CW bits)
+ *     bit 4         mapped at all
+ *     bit 5         capability-dirty: a tagged value was stored here since the last revoker cleared the bit (CD)
+ *     bits 6 to 7   load generation (CRG), for revokers with a load barrier
+ *     bits 8 to 63  address of the region that the page belongs to: where its tag lines, twins and clear map are
+ *
+ * The table is private memory of the process and touched only for mapped parts of the arena; fork copies it by itself.
+ * Entries change only while no thread of the process is inside an operation that uses them, or by single stores that
+ * are good at every instant (the dirty bit).
+ */
+#ifndef CAPSHM_PAGE_TABLE_H
+#define CAPSHM_PAGE_TABLE_H
+
+#include <stdbool.h>
+
+#include "fault.h"
+#include "granule.h"
+
+enum {
+    PAGE_READ = 1u << 0,
+    PAGE_WRITE = 1u << 1,
+    PAGE_LOAD_CAP = 1u << 2,
+    PAGE_STORE_CAP = 1u << 3,
+    PAGE_MAPPED = 1u << 4,
+    PAGE_CAPABILITY_DIRTY = 1u << 5,
+    PAGE_LOAD_GENERATION_SHIFT = 6,
+    PAGE_FLAGS = 0xff,
+    REGIONS = 1 << 16,
+};
+
+/* One mapping of one object. The origins are what addresses count from: that of data address a is
+ *     line   lines_origin + (a >> 10) * sizeof(struct tag_line)
+ *     twin   twins_origin + a
+ *     clear  clear_origin + (a >> 10) * 8
+ *     target target_origin + (a >> 10)       how a slot names the line (gate.h) */
+struct region {
+    _Alignas(PAGE_FLAGS + 1) uint64_t lines_origin;
+    uint64_t twins_origin;
+    uint64_t clear_origin;
+    uint64_t target_origin;
+    _Atomic bool is_locking; /* false: one thread alone can reach the tag lines (sideband.h) */
+    bool is_lines_writable;  /* tag lines and twins may be written */
+    bool is_private;         /* nobody else maps this memory: fork copies data and tags together */
+    bool has_lines;          /* false: this mapping has no capability permission at all */
+    uint32_t object;         /* names the object in slots: 24 bits, never reused within a gate; 0: region is free */
+    uint64_t base;           /* first data address; 0: this region was never used, nor any behind it */
+    uint64_t length;         /* in bytes, whole pages */
+    uint64_t first_line;     /* number of the first tag line in the object */
+};
+
+/* What it takes to fill one. lines, twins and clear are addresses; lines 0: no capability permission at all. */
+struct region_place {
+    uint64_t base;
+    uint64_t length;
+    uint64_t lines;
+    uint64_t twins;
+    uint64_t clear;
+    uint64_t first_line;
+    uint32_t object;
+    bool is_lines_writable;
+    bool is_private;
+    bool is_locking;
+};
+struct address_space {
+    _Atomic uint64_t *entries;
+    uint64_t entries_origin; /* where the entry of page 0 of the whole address space would be */
+    struct region *regions;
+    uint64_t arena_base;
+    uint64_t arena_size;
+};
+
+extern struct address_space address_space __attribute__((visibility("hidden")));
+
+/* Reserves the arena (PROT_NONE), the table and the regions. STATUS_NO_MEMORY: errno tells why, nothing is reserved. */
+enum status page_table_initialize(uint64_t arena_base, uint64_t arena_size);
+
+/* address must lie in the arena. */
+static inline _Atomic uint64_t *page_table_entry_of(uint64_t address) {
+    return &address_space.entries[(address - address_space.arena_base) >> PAGE_SHIFT];
+}
+
+/* The entry of the page that holds address; 0, which permits nothing, outside the arena. */
+static inline uint64_t page_table_look_up(uint64_t address) {
+    const uint64_t offset = address - address_space.arena_base;
+    if (unlikely(offset >= address_space.arena_size))
+        return 0;
+    return atomic_load_explicit(&address_space.entries[offset >> PAGE_SHIFT], memory_order_relaxed);
+}
+
+/* The same for an address that is known to lie in the arena. */
+static inline uint64_t page_table_look_up_in_arena(uint64_t address) {
+    const uint64_t entry = address_space.entries_origin + (address >> PAGE_SHIFT) * sizeof(uint64_t);
+    return atomic_load_explicit((const _Atomic uint64_t *)entry, memory_order_relaxed);
+}
+
+static inline struct region *page_table_region(uint64_t entry) {
+    return (struct region *)(entry & ~(uint64_t)PAGE_FLAGS);
+}
+
+/* Notes that a tagged value was stored. The test comes first: a line that does not change stays shared among cores. */
+static inline void page_table_mark_dirty(uint64_t address, uint64_t entry) {
+    if (unlikely(!(entry & PAGE_CAPABILITY_DIRTY)))
+        atomic_fetch_or_explicit(page_table_entry_of(address), PAGE_CAPABILITY_DIRTY, memory_order_relaxed);
+}
+
+/* Finds a free region and fills it; where the object is mapped already, the new region locks its tag lines if the old
+ * one does. NULL: all are in use. */
+struct region *page_table_add_region(const struct region_place *place);
+
+/* Sets the entries of length bytes from address on, both multiples of the page size, to this region with these
+ * permissions. */
+void page_table_map(struct region *region, uint64_t address, uint64_t length, uint32_t permissions);
+
+/* Takes the pages out of the table. A region that has no page left is free again. */
+void page_table_unmap(uint64_t address, uint64_t length);
+
+#endif

@@ -1,0 +1,225 @@
+/* process.c: attaching, threads, fork. */
+#define _GNU_SOURCE /* PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP */
+#include "process.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <linux/membarrier.h>
+
+#include "capshm.h"
+#include "clock.h"
+#include "page_table.h"
+#include "program.h"
+#include "register_file.h"
+
+enum { MEMBERS = 1024 };
+static const uint64_t SEEN_NOTHING = UINT64_MAX; /* no signal: the epoch would have to pass 2^47 */
+static const uint64_t DEFAULT_LOCK_TIMEOUT = 1000000000;
+
+struct process process = {.lock_timeout = DEFAULT_LOCK_TIMEOUT};
+
+/* Wiped by fork: is_attached is false in a child until the hook has run there. */
+struct members {
+    bool is_attached;
+    struct gate_member members[MEMBERS];
+};
+
+static struct members *members;
+/* Recursive: between the hooks of a fork Python may finalize objects, and those give registers back. */
+static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+static pthread_key_t thread_end_key;
+static uint64_t seen_at_fork;
+static bool is_inside_for_fork;
+
+void process_lock(void) {
+    pthread_mutex_lock(&mutex);
+}
+
+void process_unlock(void) {
+    pthread_mutex_unlock(&mutex);
+}
+
+static void end_thread(void *member) {
+    process_lock();
+    if (((struct gate_member *)member)->slot != NULL)
+        gate_release_slot(member);
+    process_unlock();
+}
+
+/* From the second thread on all mappings lock their tag lines, private ones too. */
+static void lock_all_regions(bool is_private_too) {
+    for (uint32_t number = 0; number < REGIONS && address_space.regions[number].base != 0; number++) {
+        struct region *const region = &address_space.regions[number];
+        if (is_private_too || !region->is_private)
+            atomic_store_explicit(&region->is_locking, true, memory_order_relaxed);
+    }
+}
+
+static uint32_t count_members(void) {
+    uint32_t count = 0;
+    for (uint32_t number = 0; number < MEMBERS; number++)
+        count += members->members[number].slot != NULL;
+    return count;
+}
+
+bool process_is_single_threaded(void) {
+    return count_members() <= 1;
+}
+
+/* Called with the mutex held. */
+static enum status add_member(void) {
+    for (uint32_t number = 0; number < MEMBERS; number++) {
+        struct gate_member *const member = &members->members[number];
+        if (member->slot != NULL)
+            continue;
+        atomic_store(&member->seen, SEEN_NOTHING);
+        if (!gate_claim_slot(process.gate, member))
+            return STATUS_NO_MEMORY;
+        thread_member = member;
+        pthread_setspecific(thread_end_key, member);
+        return STATUS_AGAIN;
+    }
+    return STATUS_NO_MEMORY;
+}
+
+static void keep_others_out(void) {
+    for (uint32_t number = 0; number < MEMBERS; number++) {
+        if (members->members[number].slot != NULL && &members->members[number] != thread_member)
+            atomic_store(&members->members[number].seen, SEEN_NOTHING);
+    }
+    /* Partner: the compiler barrier in gate_enter. */
+    syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
+    for (uint32_t number = 0; number < MEMBERS; number++) {
+        const struct gate_member *const member = &members->members[number];
+        while (member != thread_member && member->slot != NULL &&
+               atomic_load_explicit(&member->slot->in_operation, memory_order_acquire) != 0)
+            sched_yield(); /* ends: an operation waits for nothing while its flag is set */
+    }
+}
+
+void process_quiesce(void) {
+    process_lock();
+    keep_others_out();
+}
+
+void process_resume(void) {
+    process_unlock();
+}
+
+enum status process_attach_thread(void) {
+    if (members == NULL || !members->is_attached)
+        return STATUS_NOT_ATTACHED;
+    process_quiesce();
+    if (count_members() > 0)
+        lock_all_regions(true);
+    const enum status status = add_member();
+    process_resume();
+    return status;
+}
+
+void process_catch_up(uint64_t epoch) {
+    process_lock(); /* also the place where a quiesced thread waits */
+    if (process.swept_epoch != epoch) {
+        struct sweep_counts counts = {0};
+        register_file_sweep(&process.shadow, &counts);
+        process.swept_epoch = epoch;
+    }
+    process_unlock();
+}
+
+static void *map_shared(size_t size) {
+    return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
+/* All memory of the process, or none: what was mapped before a failure is unmapped, errno tells why. */
+static enum status initialize_memory(uint64_t arena_base, uint64_t arena_size) {
+    const size_t shadow_size = arena_size >> GRANULE_SHIFT >> 3;
+    void *const gate = map_shared(sizeof(struct gate));
+    void *const shadow = map_shared(shadow_size);
+    void *const wiped = mmap(NULL, sizeof(struct members), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    enum status status = STATUS_NO_MEMORY;
+    if (gate != MAP_FAILED && shadow != MAP_FAILED && wiped != MAP_FAILED &&
+        madvise(wiped, sizeof(struct members), MADV_WIPEONFORK) == 0)
+        status = register_file_initialize();
+    if (status == STATUS_OK)
+        status = page_table_initialize(arena_base, arena_size);
+    if (status != STATUS_OK) {
+        const int reason = errno;
+        munmap(gate, sizeof(struct gate)); /* of MAP_FAILED: refused, and harmless */
+        munmap(shadow, shadow_size);
+        munmap(wiped, sizeof(struct members));
+        register_file_finalize();
+        errno = reason;
+        return status;
+    }
+    process.gate = gate;
+    process.shadow_bits = shadow;
+    process.shadow = (struct shadow){.bits = shadow, .first = arena_base, .limit = arena_base + arena_size};
+    members = wiped;
+    return STATUS_OK;
+}
+
+enum status capshm_attach(uint64_t arena_base, uint64_t arena_size) {
+    if (members != NULL)
+        return members->is_attached ? STATUS_OK : STATUS_NOT_ATTACHED;
+    if (arena_size == 0 || (arena_base | arena_size) % (PAGE_BYTES * 64))
+        return STATUS_INVALID;
+    if (!program_install_handler() || !gate_register_process() || pthread_key_create(&thread_end_key, end_thread) != 0)
+        return STATUS_NO_MEMORY;
+    const enum status status = initialize_memory(arena_base, arena_size);
+    if (status == STATUS_OK)
+        members->is_attached = true;
+    return status;
+}
+
+bool capshm_is_attached(void) {
+    return members != NULL && members->is_attached;
+}
+
+void capshm_set_isa(bool is_rvy) {
+    process.is_rvy = is_rvy;
+}
+
+void capshm_set_lock_timeout(uint64_t nanoseconds) {
+    process.lock_timeout = nanoseconds;
+}
+
+void capshm_fork_before(void) {
+    if (!capshm_is_attached())
+        return;
+    /* A process that has itself closed the gate may fork: it would wait for itself for ever. */
+    is_inside_for_fork = !gate_is_closed_by_this_thread() && gate_enter() == STATUS_OK;
+    process_quiesce();
+    lock_all_regions(false);
+    seen_at_fork = atomic_load(&thread_member->seen);
+}
+
+void capshm_fork_in_parent(void) {
+    if (!capshm_is_attached())
+        return;
+    process_resume();
+    if (is_inside_for_fork)
+        gate_leave();
+}
+
+enum status capshm_fork_in_child(void) {
+    if (members == NULL)
+        return STATUS_OK; /* the parent was never attached */
+    mutex = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP; /* the copy is locked, by a thread of the parent */
+    process_lock();
+    members->is_attached = true;
+    const enum status status = add_member();
+    if (status == STATUS_AGAIN)
+        atomic_store(&thread_member->seen, seen_at_fork); /* an epoch since then is caught up with, as in the parent */
+    else
+        members->is_attached = false;
+    process_unlock();
+    return status == STATUS_AGAIN ? STATUS_OK : status;
+}

@@ -1,0 +1,52 @@
+/* process.h: what one process of the core keeps, how its threads come and go, and how it forks.
+ *
+ * All of it is private memory, so a fork copies it. Three things must not be copied, and the kernel wipes the memory
+ * that holds them (MADV_WIPEONFORK): the threads' members, which point to gate slots of the parent. A child that ran
+ * the hooks gets members of its own; one that did not has none and is refused everywhere.
+ *
+ * Fork, in order. before: enter the gate, so that no pass runs (cheribsd:F23), and stay inside; quiesce the other
+ * threads; make all shared mappings lock their tag lines, because from now on two processes store. parent: resume,
+ * leave. child: rebuild the mutex and the members, claim a slot. A child dies or fails before that: it holds no slot
+ * and no lock.
+ *
+ * Quiescing: the other threads' `seen` is set to a value that no signal has, one membarrier, and their flags are waited
+ * for. They meet in the slow path at the process's mutex and go on when it is free. It costs the operations nothing.
+ */
+#ifndef CAPSHM_PROCESS_H
+#define CAPSHM_PROCESS_H
+
+#include <stdbool.h>
+
+#include "fault.h"
+#include "gate.h"
+#include "sweep.h"
+
+struct process {
+    struct gate *gate;
+    struct shadow shadow;  /* what is painted; shared by the processes of one gate */
+    uint64_t *shadow_bits; /* the same bitmap, to paint */
+    uint64_t swept_epoch;  /* the registers were swept for this epoch */
+    uint64_t lock_timeout; /* ns to wait for a living holder of a tag line */
+    bool is_rvy;           /* a store that lacks StoreCap or StoreLocal strips the tag, no fault (cheribsd:5.3) */
+};
+
+extern struct process process __attribute__((visibility("hidden")));
+
+/* Guards everything in the process that is not reached by operations: regions, free registers, members. */
+void process_lock(void);
+void process_unlock(void);
+
+/* Gives the calling thread a member and a slot. STATUS_AGAIN: done. */
+enum status process_attach_thread(void);
+
+/* True if no second thread of the process has come to an operation. With the mutex held. */
+bool process_is_single_threaded(void);
+
+/* Sweeps the registers if that was not done for this epoch. */
+void process_catch_up(uint64_t epoch);
+
+/* Waits until no other thread of the process is inside an operation and keeps them out; the mutex is held between. */
+void process_quiesce(void);
+void process_resume(void);
+
+#endif

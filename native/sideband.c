@@ -1,0 +1,187 @@
+/* sideband.c: the rest of sideband.h: several granules at once, clearing, waiting, recovery. */
+#include "sideband.h"
+
+#include <sched.h>
+#include <time.h>
+
+#include "line.h"
+#include "process.h"
+
+enum { WHOLE_LINE_ATTEMPTS = 8 };
+
+_Thread_local struct dead_lock dead_lock;
+
+ALWAYS_INLINE enum line_result store_locked(const struct line_place *place, const char *values, size_t stride,
+                                            uint64_t tagged, uint32_t *done) {
+    const uint64_t mask = line_mask(place->first, place->count);
+    uint64_t locked;
+    *done = 0;
+    if (unlikely(!line_lock(place, &locked)))
+        return LINE_HELD;
+    const uint64_t before = atomic_load_explicit(&place->line->tags, memory_order_relaxed);
+    if (before & mask) /* (3) */
+        atomic_store_explicit(&place->line->tags, before & ~mask, memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+    STEP(TAGS_CLEARED);
+    uint32_t i;
+    for (i = 0; i < place->count; i++) {
+        const struct granule *const value = (const struct granule *)(values + i * stride);
+        if ((tagged >> i & 1) && unlikely(!program_store(&place->twin[i], value))) /* (4) */
+            break;
+        STEP(TWIN_STORED);
+        if (unlikely(!program_store(&place->data[i], value))) /* (5) */
+            break;
+        STEP(DATA_STORED);
+    }
+    *done = i;
+    const uint64_t tags_now = (tagged & (i == LINE_GRANULES ? UINT64_MAX : ((uint64_t)1 << i) - 1)) << place->first;
+    line_reset_clear(place, tags_now);
+    /* After a fault at granule i: those before it are stored, it is untagged, those behind it are as they were. */
+    const uint64_t untouched = before & ~line_mask(place->first, i < place->count ? i + 1 : i);
+    atomic_signal_fence(memory_order_seq_cst);
+    atomic_store_explicit(&place->line->tags, untouched | tags_now, memory_order_release); /* (7) */
+    atomic_signal_fence(memory_order_seq_cst);
+    STEP(TAGS_SET);
+    line_unlock(place, locked);
+    return likely(i == place->count) ? LINE_DONE : LINE_FAULTED;
+}
+
+static enum line_result store_alone(struct line_place place, const char *values, size_t stride, uint64_t tagged,
+                                    uint32_t *done) {
+    for (*done = 0; *done < place.count; ++*done, place.first++, place.twin++, place.data++) {
+        if (!line_store_alone(&place, (const struct granule *)(values + *done * stride), tagged >> *done & 1))
+            return LINE_FAULTED;
+    }
+    return LINE_DONE;
+}
+
+enum line_result line_store(struct line_place place, const char *values, size_t stride, uint64_t tagged,
+                            uint32_t *done) {
+    if (line_is_alone(&place))
+        return store_alone(place, values, stride, tagged, done);
+    return store_locked(&place, values, stride, tagged, done);
+}
+
+bool line_store_one(struct region *region, uint64_t address, const struct granule *value, bool tag) {
+    const struct line_place place = line_place_of(region, address, 1);
+    uint32_t done;
+    return store_locked(&place, (const char *)value, 0, tag, &done) == LINE_DONE;
+}
+
+void line_scrub(struct line_place one, uint32_t i) {
+    one.first += i, one.twin += i, one.data += i, one.count = 1;
+    uint64_t locked;
+    if (!one.region->is_lines_writable || !line_lock(&one, &locked))
+        return;
+    struct granule data;
+    struct granule twin;
+    if (program_load(one.data, &data) && program_load(one.twin, &twin) &&
+        (data.address != twin.address || data.metadata != twin.metadata)) {
+        const uint64_t tags = atomic_load_explicit(&one.line->tags, memory_order_relaxed);
+        atomic_store_explicit(&one.line->tags, tags & ~line_mask(one.first, 1), memory_order_release);
+    }
+    line_unlock(&one, locked);
+}
+
+static enum line_result load_untagged(struct line_place place, char *values, size_t stride) {
+    for (uint32_t i = 0; i < place.count; i++) {
+        if (!program_load(&place.data[i], (struct granule *)(values + i * stride)))
+            return LINE_FAULTED;
+    }
+    return LINE_DONE;
+}
+
+enum line_result line_load(struct line_place place, void *values, size_t stride, uint64_t *tagged) {
+    *tagged = 0;
+    if (!place.has_line)
+        return load_untagged(place, values, stride);
+    for (uint32_t attempt = 0; attempt < WHOLE_LINE_ATTEMPTS; attempt++) {
+        if (line_load_once(&place, values, stride, tagged) == ATTEMPT_DONE)
+            return LINE_DONE;
+    }
+    /* The line is busy, or something is wrong with a granule: one after the other, which needs less luck. */
+    struct line_place single = place;
+    single.count = 1;
+    *tagged = 0;
+    for (uint32_t i = 0; i < place.count; i++, single.first++, single.twin++, single.data++) {
+        bool tag;
+        const enum line_result result = line_load_one(&single, (struct granule *)((char *)values + i * stride), &tag);
+        if (result != LINE_DONE)
+            return result;
+        *tagged |= (uint64_t)tag << i;
+    }
+    return LINE_DONE;
+}
+
+enum line_result line_clear(struct line_place place) {
+    const uint64_t mask = line_mask(place.first, place.count);
+    if (place.has_line) {
+        if (!(atomic_load_explicit(&place.line->tags, memory_order_relaxed) & mask))
+            return LINE_DONE;
+        if (place.region->is_lines_writable) {
+            uint64_t locked;
+            if (!line_lock(&place, &locked))
+                return LINE_HELD;
+            const uint64_t tags = atomic_load_explicit(&place.line->tags, memory_order_relaxed);
+            atomic_store_explicit(&place.line->tags, tags & ~mask, memory_order_release);
+            atomic_signal_fence(memory_order_seq_cst);
+            line_unlock(&place, locked);
+            return LINE_DONE;
+        }
+    }
+    if (~atomic_load_explicit(place.clear, memory_order_relaxed) & mask)
+        atomic_fetch_or_explicit(place.clear, mask, memory_order_seq_cst); /* before the bytes; partner: (6) */
+    return LINE_DONE;
+}
+
+static bool recover(struct tag_line *line, uint64_t lock) {
+    return atomic_compare_exchange_strong(&line->lock, &lock, lock_freed(lock));
+}
+
+enum status line_wait(struct line_place place, uint64_t *waited) {
+    const uint64_t lock = atomic_load(&place.line->lock);
+    if ((lock & LOCK_SLOT) == 0)
+        return STATUS_AGAIN;
+    const struct gate_slot *const holder = &process.gate->slots[lock & LOCK_SLOT];
+    const uint64_t owner = atomic_load(&holder->owner);
+    const uint64_t begin = clock_now();
+    if (*waited > 0 && (owner == 0 || gate_owner_is_dead(owner))) {
+        if (place.region->is_lines_writable) {
+            recover(place.line, lock);
+        } else {
+            dead_lock.line = place.line;
+            dead_lock.lock = lock;
+        }
+        return STATUS_AGAIN;
+    }
+    if (*waited > process.lock_timeout) {
+        thread_fault.pid = gate_owner_pid(owner);
+        return STATUS_HOLDER_STOPPED;
+    }
+    /* Most holders are only preempted: the first turn gives them the processor, later ones sleep for a tenth of a
+     * millisecond. */
+    if (*waited == 0) {
+        sched_yield();
+    } else {
+        const struct timespec nap = {.tv_nsec = 100000};
+        nanosleep(&nap, NULL);
+    }
+    *waited = atomic_load(&place.line->lock) == lock ? *waited + (clock_now() - begin) : 0;
+    return STATUS_AGAIN;
+}
+
+bool sideband_recover_target(uint32_t slot, uint64_t target) {
+    const uint32_t object = (uint32_t)(target >> 40);
+    for (uint32_t number = 0; number < REGIONS && address_space.regions[number].base != 0; number++) {
+        struct region *const region = &address_space.regions[number];
+        const uint64_t address = (target - region->target_origin) << LINE_DATA_SHIFT;
+        if (region->object != object || !region->is_lines_writable || address - region->base >= region->length)
+            continue;
+        struct tag_line *const line = line_place_of(region, address, 1).line;
+        const uint64_t lock = atomic_load(&line->lock);
+        if ((lock & LOCK_SLOT) == slot)
+            recover(line, lock);
+        return true;
+    }
+    return false;
+}

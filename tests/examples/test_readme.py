@@ -1,0 +1,44 @@
+"""The README is true: its programs run and print what it says they print."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# A Python program, and the block of output that follows it directly.
+PROGRAMS = re.findall(r"^```python\n(.*?)^```\n\n^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_readme_has_a_program() -> None:
+    """There is something to run; a changed layout of the README does not make the test below empty."""
+    assert PROGRAMS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("program", "output"), PROGRAMS)
+def test_program_prints_what_the_readme_says(program: str, output: str) -> None:
+    """Each program of the README, run as it stands, prints the block behind it."""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert sorted(run.stdout.splitlines()) == sorted(output.splitlines())
+    assert run.stderr == ""
+
+
+def test_commands_of_the_readme_are_targets() -> None:
+    """Each `make` command that the README shows is a target of the Makefile."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    shown = set(re.findall(r"\bmake ([a-z]+)", README))
+    assert {"test", "compare"} <= shown <= targets
+
+
+def test_errors_of_the_readme_exist() -> None:
+    """The table of troubles is keyed by names that capshm has."""
+    import capshm
+
+    troubles = README.split("## When something goes wrong")[1]
+    names = re.findall(r"`([A-Z][A-Za-z]+)`", troubles.replace("`SIGBUS`", "").replace("`W`", ""))
+    assert names
+    assert [name for name in names if not hasattr(capshm, name)] == []
