@@ -48,7 +48,7 @@ enum status leave_unfinished(struct line_place place, enum line_result result, u
     gate_leave();
     if (result == LINE_FAULTED)
         return refuse_access(authority, address);
-    const enum status status = line_wait(place, waited);
+    const enum status status = line_wait(place, process.lock_timeout, waited);
     return status == STATUS_AGAIN ? status : refuse(status, authority, address);
 }
 

@@ -124,7 +124,7 @@ static enum status copy_bytes(const struct copy *copy, const struct piece *piece
 }
 
 static enum status copy_piece(const struct copy *copy, const struct piece *piece, uint64_t *waited) {
-    const enum status entered = gate_enter();
+    const enum status entered = process_enter();
     if (entered != STATUS_OK)
         return refuse(entered, copy->from, copy->source);
     struct outcome outcome = {.result = LINE_DONE};

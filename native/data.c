@@ -40,7 +40,7 @@ static enum status check_pages(uint32_t authority, uint64_t address, uint64_t le
 static enum status check_range(uint32_t authority, uint64_t offset, uint64_t length, bool is_write, uint64_t *address) {
     if (!register_is_valid(authority, 1))
         return STATUS_INVALID;
-    const enum status entered = gate_enter();
+    const enum status entered = process_enter();
     if (entered != STATUS_OK)
         return refuse(entered, authority, 0);
     *address = register_file[authority].value.address + offset;
@@ -76,7 +76,7 @@ static enum line_result clear_in_page(uint64_t entry, uint64_t address, uint64_t
 /* Reads or writes the bytes of one page. */
 static enum status transfer_in_page(uint32_t authority, uint64_t address, char *buffer, uint64_t length, uint64_t total,
                                     bool is_write, uint64_t *waited) {
-    const enum status entered = gate_enter();
+    const enum status entered = process_enter();
     if (entered != STATUS_OK)
         return refuse(entered, authority, address);
     enum status status = check_authority(authority, address, total, is_write ? PERMISSION_STORE : PERMISSION_LOAD);

@@ -18,7 +18,7 @@ static bool has_tag(const struct capability_register *held) {
 static enum status derive(uint32_t from, uint32_t authority, uint64_t operand, uint32_t into, derivation *apply) {
     if (!register_is_valid(from, 1) || !register_is_valid(authority, 1) || !register_is_valid(into, 1))
         return STATUS_INVALID;
-    const enum status entered = gate_enter();
+    const enum status entered = process_enter();
     if (unlikely(entered != STATUS_OK))
         return refuse(entered, from, 0);
     const struct capability_register *const held = &register_file[from];
@@ -146,20 +146,25 @@ enum status capshm_seal_entry(uint32_t from, uint32_t into) {
 }
 
 enum status capshm_reserve(uint32_t count, uint32_t *first) {
-    return register_file_reserve(count, first);
+    process_lock();
+    const enum status status = register_file_reserve(count, first);
+    process_unlock();
+    return status;
 }
 
 enum status capshm_release(uint32_t first, uint32_t count) {
     if (first == 0 || count == 0 || !register_is_valid(first, count))
         return STATUS_INVALID;
+    process_lock();
     register_file_release(first, count);
+    process_unlock();
     return STATUS_OK;
 }
 
 enum status capshm_make(uint32_t into, uint64_t address, uint64_t metadata, bool tag) {
     if (!register_is_valid(into, 1))
         return STATUS_INVALID;
-    const enum status entered = gate_enter();
+    const enum status entered = process_enter();
     if (entered != STATUS_OK)
         return refuse(entered, into, address);
     register_set(&register_file[into], (struct granule){address, metadata}, tag, 0);
@@ -171,7 +176,7 @@ enum status capshm_make(uint32_t into, uint64_t address, uint64_t metadata, bool
 static enum status look(uint32_t first, uint32_t count) {
     if (unlikely(!register_is_valid(first, count)))
         return STATUS_INVALID;
-    const enum status entered = gate_enter();
+    const enum status entered = process_enter();
     if (unlikely(entered != STATUS_OK))
         return refuse(entered, first, 0);
     for (uint32_t i = 0; i < count; i++) {
@@ -228,7 +233,7 @@ enum status capshm_equal(uint32_t left, uint32_t right, uint32_t *is_equal) {
 enum status capshm_gather(const uint32_t *from, uint32_t count, uint32_t into) {
     if (!register_is_valid(into, count))
         return STATUS_INVALID;
-    const enum status entered = gate_enter();
+    const enum status entered = process_enter();
     if (entered != STATUS_OK)
         return refuse(entered, into, 0);
     enum status status = STATUS_OK;

@@ -16,10 +16,7 @@
 #include <unistd.h>
 
 #include "clock.h"
-#include "process.h"
-#include "sideband.h"
 
-enum { SIGNAL_EPOCH_SHIFT = 16 };
 static const uint64_t SIGNAL_CLOSER = 0xffff;
 /* ns after which a parked thread looks whether the closer still lives. */
 static const uint64_t PARKED_LOOK_UP = 20000000;
@@ -75,7 +72,7 @@ bool gate_owner_is_dead(uint64_t owner) {
 
 /* The signal after an opening: nobody closes it; a new epoch if there is something to sweep. */
 static uint64_t opened(uint64_t signal, bool is_new_epoch) {
-    return (signal & ~SIGNAL_CLOSER) + ((uint64_t)is_new_epoch << SIGNAL_EPOCH_SHIFT);
+    return (signal & ~SIGNAL_CLOSER) + ((uint64_t)is_new_epoch << GATE_EPOCH_SHIFT);
 }
 
 static void wake_parked(struct gate *gate) {
@@ -102,7 +99,7 @@ static void park(struct gate *gate, uint64_t signal) {
         open_if_closer_is_dead(gate, signal);
 }
 
-bool gate_claim_slot(struct gate *gate, struct gate_member *member) {
+bool gate_claim_slot(struct gate *gate, struct gate_member *member, gate_recovery *recover) {
     const uint64_t mine = owner_word(getpid(), process_start_time(getpid()));
     for (uint32_t number = 1; number < GATE_SLOTS; number++) {
         struct gate_slot *const slot = &gate->slots[number];
@@ -112,7 +109,7 @@ bool gate_claim_slot(struct gate *gate, struct gate_member *member) {
         /* A dead holder's lock is freed by somebody who can reach the line; until then the number must not come back,
          * or the lock would seem to be held by the living. */
         const uint64_t target = atomic_load(&slot->target);
-        if (owner != 0 && target != 0 && !sideband_recover_target(number, target))
+        if (owner != 0 && target != 0 && !recover(number, target))
             continue;
         const uint64_t signal = atomic_load(&gate->signal);
         if ((signal & SIGNAL_CLOSER) == number)
@@ -139,20 +136,14 @@ void gate_release_slot(struct gate_member *member) {
     atomic_store(&slot->owner, 0);
 }
 
-enum status gate_enter_slowly(void) {
-    struct gate_member *const self = thread_member;
-    if (self->slot == NULL)
-        return process_attach_thread();
-    const uint64_t signal = atomic_load(&self->gate->signal);
-    if ((signal & SIGNAL_CLOSER) == self->lock_identity)
-        return STATUS_GATE_CLOSED;
-    if (signal & SIGNAL_CLOSER) {
-        park(self->gate, signal);
-        return STATUS_AGAIN;
-    }
-    process_catch_up(signal >> SIGNAL_EPOCH_SHIFT);
-    atomic_store_explicit(&self->seen, signal, memory_order_relaxed);
-    return STATUS_AGAIN;
+enum gate_obstacle gate_wait(struct gate_member *member, uint64_t *signal) {
+    *signal = atomic_load(&member->gate->signal);
+    if ((*signal & SIGNAL_CLOSER) == 0)
+        return GATE_IS_OPEN;
+    if ((*signal & SIGNAL_CLOSER) == member->lock_identity)
+        return GATE_IS_MINE;
+    park(member->gate, *signal);
+    return GATE_IS_CLOSED;
 }
 
 /* Waits for one slot. True: nobody is inside an operation there. */
@@ -189,26 +180,27 @@ static bool take_gate(struct gate *gate, uint64_t deadline, uint32_t *closer) {
     }
 }
 
+static void add_straggler(const struct gate_slot *slot, int32_t *stragglers, size_t capacity, size_t *count) {
+    if (*count < capacity)
+        stragglers[*count] = gate_owner_pid(atomic_load(&slot->owner));
+    ++*count;
+}
+
 enum status gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, size_t *straggler_count) {
     *straggler_count = 0;
-    const enum status entered = gate_enter(); /* attaches this thread if need be */
-    if (entered != STATUS_OK)
-        return entered;
-    gate_leave();
     struct gate *const gate = thread_member->gate;
     const uint64_t deadline = clock_now() + timeout;
     uint32_t closer;
     if (!take_gate(gate, deadline, &closer)) {
-        if (capacity > 0)
-            stragglers[(*straggler_count)++] = gate_owner_pid(atomic_load(&gate->slots[closer].owner));
+        add_straggler(&gate->slots[closer], stragglers, capacity, straggler_count);
         return STATUS_INCOMPLETE;
     }
     barrier_in_all_processes();
     const uint32_t used = atomic_load(&gate->slots_used);
     for (uint32_t number = 1; number < used; number++) {
         struct gate_slot *const slot = &gate->slots[number];
-        if (!wait_until_outside(slot, deadline) && *straggler_count < capacity)
-            stragglers[(*straggler_count)++] = gate_owner_pid(atomic_load(&slot->owner));
+        if (!wait_until_outside(slot, deadline))
+            add_straggler(slot, stragglers, capacity, straggler_count);
     }
     if (*straggler_count == 0)
         return STATUS_OK;

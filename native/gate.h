@@ -47,6 +47,7 @@
 
 enum {
     GATE_SLOTS = 1 << 16, /* the lock field of a tag line has 16 bits for the holder; slot 0 stands for nobody */
+    GATE_EPOCH_SHIFT = 16,
     GATE_OWNER_PID_SHIFT = 42, /* Linux has 22 bits of pid at most; 42 bits of ticks are more than a thousand years */
 };
 
@@ -73,12 +74,7 @@ struct gate_member {
 
 extern _Thread_local struct gate_member *thread_member __attribute__((tls_model("initial-exec")));
 
-/* Opens the way into an operation, or finds out why not: parks while the gate is closed, sweeps the registers after an
- * epoch, gives a new thread its slot. STATUS_AGAIN: start again. STATUS_NOT_ATTACHED, STATUS_NO_MEMORY, or
- * STATUS_GATE_CLOSED for the thread that has closed the gate: it would wait for itself. */
-enum status gate_enter_slowly(void);
-
-/* Enters if nothing stands in the way; NULL if something does. */
+/* Enters if nothing stands in the way; NULL if something does: process_enter finds out what. */
 static inline struct gate_slot *gate_try_enter(void) {
     struct gate_member *const self = thread_member;
     struct gate_slot *const slot = self->slot;
@@ -95,15 +91,6 @@ static inline struct gate_slot *gate_try_enter(void) {
     return slot;
 }
 
-static inline enum status gate_enter(void) {
-    while (unlikely(gate_try_enter() == NULL)) {
-        const enum status status = gate_enter_slowly();
-        if (status != STATUS_AGAIN)
-            return status;
-    }
-    return STATUS_OK;
-}
-
 static inline void gate_leave_slot(struct gate_slot *slot) {
     atomic_store_explicit(&slot->in_operation, 0, memory_order_release);
     STEP(OPERATION_LEFT);
@@ -116,8 +103,11 @@ static inline void gate_leave(void) {
 /* Makes a gate of zeroed shared memory known to the kernel's membarrier for this process. False: errno tells why. */
 bool gate_register_process(void);
 
-/* Gives a member a slot of the gate, reusing those of the dead. False: all are taken by the living. */
-bool gate_claim_slot(struct gate *gate, struct gate_member *member);
+/* Frees the lock that a dead slot holds on the line that target names. False: not in this process's reach. */
+typedef bool gate_recovery(uint32_t slot, uint64_t target);
+
+/* Gives a member a slot of the gate, reusing those of the dead. False: all are taken by the living, or cannot be freed. */
+bool gate_claim_slot(struct gate *gate, struct gate_member *member, gate_recovery *recover);
 void gate_release_slot(struct gate_member *member);
 
 /* True if the process that claimed the slot with this owner word has ended. Costs some system calls. */
@@ -127,8 +117,22 @@ static inline int32_t gate_owner_pid(uint64_t owner) {
     return (int32_t)(owner >> GATE_OWNER_PID_SHIFT);
 }
 
-/* Closes the gate over everyone but the calling thread, which must be outside any operation.
- * timeout: nanoseconds. STATUS_INCOMPLETE: the gate is open again, and stragglers holds the processes still inside. */
+/* What keeps a member out. */
+enum gate_obstacle {
+    GATE_IS_OPEN,   /* the signal has changed since the member last looked: *signal is what it may see now */
+    GATE_IS_CLOSED, /* and was waited for: look again */
+    GATE_IS_MINE,   /* closed by the member itself */
+};
+
+/* Waits while the gate is closed, but not for ever: looks whether the closer still lives. */
+enum gate_obstacle gate_wait(struct gate_member *member, uint64_t *signal);
+static inline uint64_t gate_epoch(uint64_t signal) {
+    return signal >> GATE_EPOCH_SHIFT;
+}
+
+/* Closes the gate over everyone but the calling thread, which must have a slot and be outside any operation.
+ * timeout: nanoseconds. STATUS_INCOMPLETE: the gate is open again, or another's; stragglers holds the first capacity of
+ * the *straggler_count processes that were waited for in vain. */
 enum status gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, size_t *straggler_count);
 
 bool gate_is_closed_by_this_thread(void);

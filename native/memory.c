@@ -14,7 +14,7 @@
 /* Loads count granules of one line into registers from first on. The range to check has total granules. */
 static enum status load_line(uint32_t authority, uint64_t address, uint64_t total, uint32_t first, uint32_t count,
                              uint64_t *waited) {
-    const enum status entered = gate_enter();
+    const enum status entered = process_enter();
     if (entered != STATUS_OK)
         return refuse(entered, authority, address);
     const struct capability_register *const held = register_ready(authority);
@@ -102,7 +102,7 @@ enum status capshm_load(uint32_t authority, uint64_t offset, uint32_t into) {
 
 static enum status store_line(uint32_t authority, uint64_t address, uint64_t total, uint32_t first, size_t stride,
                               uint32_t count, uint64_t *waited) {
-    const enum status entered = gate_enter();
+    const enum status entered = process_enter();
     if (unlikely(entered != STATUS_OK))
         return refuse(entered, authority, address);
     const struct capability_register *const held = register_ready(authority);

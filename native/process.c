@@ -18,6 +18,7 @@
 #include "page_table.h"
 #include "program.h"
 #include "register_file.h"
+#include "sideband.h"
 
 enum { MEMBERS = 1024 };
 static const uint64_t SEEN_NOTHING = UINT64_MAX; /* no signal: the epoch would have to pass 2^47 */
@@ -80,7 +81,7 @@ static enum status add_member(void) {
         if (member->slot != NULL)
             continue;
         atomic_store(&member->seen, SEEN_NOTHING);
-        if (!gate_claim_slot(process.gate, member))
+        if (!gate_claim_slot(process.gate, member, sideband_recover_target))
             return STATUS_NO_MEMORY;
         thread_member = member;
         pthread_setspecific(thread_end_key, member);
@@ -94,7 +95,7 @@ static void keep_others_out(void) {
         if (members->members[number].slot != NULL && &members->members[number] != thread_member)
             atomic_store(&members->members[number].seen, SEEN_NOTHING);
     }
-    /* Partner: the compiler barrier in gate_enter. */
+    /* Partner: the compiler barrier in gate_try_enter. */
     syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
     for (uint32_t number = 0; number < MEMBERS; number++) {
         const struct gate_member *const member = &members->members[number];
@@ -113,7 +114,7 @@ void process_resume(void) {
     process_unlock();
 }
 
-enum status process_attach_thread(void) {
+static enum status attach_thread(void) {
     if (members == NULL || !members->is_attached)
         return STATUS_NOT_ATTACHED;
     process_quiesce();
@@ -124,7 +125,8 @@ enum status process_attach_thread(void) {
     return status;
 }
 
-void process_catch_up(uint64_t epoch) {
+/* Sweeps the registers if that was not done for this epoch. */
+static void catch_up(uint64_t epoch) {
     process_lock(); /* also the place where a quiesced thread waits */
     if (process.swept_epoch != epoch) {
         struct sweep_counts counts = {0};
@@ -132,6 +134,21 @@ void process_catch_up(uint64_t epoch) {
         process.swept_epoch = epoch;
     }
     process_unlock();
+}
+
+enum status process_clear_way(void) {
+    struct gate_member *const self = thread_member;
+    if (self->slot == NULL)
+        return attach_thread();
+    uint64_t signal;
+    const enum gate_obstacle obstacle = gate_wait(self, &signal);
+    if (obstacle == GATE_IS_MINE)
+        return STATUS_GATE_CLOSED;
+    if (obstacle == GATE_IS_OPEN) {
+        catch_up(gate_epoch(signal));
+        atomic_store_explicit(&self->seen, signal, memory_order_relaxed);
+    }
+    return STATUS_AGAIN;
 }
 
 static void *map_shared(size_t size) {
@@ -195,7 +212,7 @@ void capshm_fork_before(void) {
     if (!capshm_is_attached())
         return;
     /* A process that has itself closed the gate may fork: it would wait for itself for ever. */
-    is_inside_for_fork = !gate_is_closed_by_this_thread() && gate_enter() == STATUS_OK;
+    is_inside_for_fork = !gate_is_closed_by_this_thread() && process_enter() == STATUS_OK;
     process_quiesce();
     lock_all_regions(false);
     seen_at_fork = atomic_load(&thread_member->seen);

@@ -36,14 +36,23 @@ extern struct process process __attribute__((visibility("hidden")));
 void process_lock(void);
 void process_unlock(void);
 
-/* Gives the calling thread a member and a slot. STATUS_AGAIN: done. */
-enum status process_attach_thread(void);
+/* Opens the way into an operation, or finds out why not: parks while the gate is closed, sweeps the registers after an
+ * epoch, gives a new thread its slot. STATUS_AGAIN: try again. STATUS_NOT_ATTACHED, STATUS_NO_MEMORY, or
+ * STATUS_GATE_CLOSED for the thread that has closed the gate: it would wait for itself. */
+enum status process_clear_way(void);
+
+/* Enters an operation; gate_leave ends it. */
+static inline enum status process_enter(void) {
+    while (unlikely(gate_try_enter() == NULL)) {
+        const enum status status = process_clear_way();
+        if (status != STATUS_AGAIN)
+            return status;
+    }
+    return STATUS_OK;
+}
 
 /* True if no second thread of the process has come to an operation. With the mutex held. */
 bool process_is_single_threaded(void);
-
-/* Sweeps the registers if that was not done for this epoch. */
-void process_catch_up(uint64_t epoch);
 
 /* Waits until no other thread of the process is inside an operation and keeps them out; the mutex is held between. */
 void process_quiesce(void);

@@ -9,8 +9,6 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
-#include "process.h"
-
 enum { SIZES = 25, RETURN_BYTES = 4 << 20 };
 
 struct capability_register *register_file;
@@ -46,8 +44,6 @@ enum status register_file_reserve(uint32_t count, uint32_t *first) {
     if (count == 0 || count > REGISTER_COUNT / 2)
         return STATUS_NO_MEMORY;
     const unsigned size = size_of(count);
-    enum status status = STATUS_OK;
-    process_lock();
     if (first_free[size] != 0) {
         *first = first_free[size];
         first_free[size] = (uint32_t)*next_free_of(*first);
@@ -56,10 +52,9 @@ enum status register_file_reserve(uint32_t count, uint32_t *first) {
         *first = next_never_used;
         next_never_used += 1u << size;
     } else {
-        status = STATUS_NO_MEMORY;
+        return STATUS_NO_MEMORY;
     }
-    process_unlock();
-    return status;
+    return STATUS_OK;
 }
 
 /* Small windows keep their last values, which nobody can name any more; the memory of large ones goes back to the
@@ -75,11 +70,9 @@ static void return_memory(uint32_t first, uint32_t count) {
 
 void register_file_release(uint32_t first, uint32_t count) {
     const unsigned size = size_of(count);
-    process_lock();
     return_memory(first, count);
     *next_free_of(first) = first_free[size];
     first_free[size] = first;
-    process_unlock();
 }
 
 void register_file_sweep(const struct shadow *shadow, struct sweep_counts *counts) {

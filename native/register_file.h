@@ -49,7 +49,7 @@ void register_file_finalize(void);
  * use and is to be overwritten before anybody looks. STATUS_NO_MEMORY: none left. */
 enum status register_file_reserve(uint32_t count, uint32_t *first);
 
-/* Gives registers back; count as it was reserved. */
+/* Gives registers back; count as it was reserved. For this and the above the caller holds the lock of the process. */
 void register_file_release(uint32_t first, uint32_t count);
 
 /* Clears the tag of every register that the shadow revokes. */

@@ -5,7 +5,6 @@
 #include <time.h>
 
 #include "line.h"
-#include "process.h"
 
 enum { WHOLE_LINE_ATTEMPTS = 8 };
 
@@ -138,11 +137,11 @@ static bool recover(struct tag_line *line, uint64_t lock) {
     return atomic_compare_exchange_strong(&line->lock, &lock, lock_freed(lock));
 }
 
-enum status line_wait(struct line_place place, uint64_t *waited) {
+enum status line_wait(struct line_place place, uint64_t timeout, uint64_t *waited) {
     const uint64_t lock = atomic_load(&place.line->lock);
     if ((lock & LOCK_SLOT) == 0)
         return STATUS_AGAIN;
-    const struct gate_slot *const holder = &process.gate->slots[lock & LOCK_SLOT];
+    const struct gate_slot *const holder = &thread_member->gate->slots[lock & LOCK_SLOT];
     const uint64_t owner = atomic_load(&holder->owner);
     const uint64_t begin = clock_now();
     if (*waited > 0 && (owner == 0 || gate_owner_is_dead(owner))) {
@@ -154,7 +153,7 @@ enum status line_wait(struct line_place place, uint64_t *waited) {
         }
         return STATUS_AGAIN;
     }
-    if (*waited > process.lock_timeout) {
+    if (*waited > timeout) {
         thread_fault.pid = gate_owner_pid(owner);
         return STATUS_HOLDER_STOPPED;
     }

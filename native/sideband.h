@@ -122,9 +122,9 @@ void line_scrub(struct line_place place, uint32_t i);
 enum line_result line_clear(struct line_place place);
 
 /* After LINE_HELD, outside the gate: waits until the lock has changed hands, frees it if the holder is dead.
- * *waited: nanoseconds waited so far by this operation, in and out.
+ * timeout, *waited: nanoseconds to wait for the same holder, and waited so far by this operation, in and out.
  * STATUS_AGAIN: try again. STATUS_HOLDER_STOPPED: the holder lives and kept the lock for lock_timeout. */
-enum status line_wait(struct line_place place, uint64_t *waited);
+enum status line_wait(struct line_place place, uint64_t timeout, uint64_t *waited);
 
 /* Frees the lock that a dead slot left on the line named by target, if this process maps the object with the right to.
  * False: it does not. */

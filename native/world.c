@@ -80,6 +80,12 @@ uint64_t capshm_page_entry(uint64_t address) {
 }
 
 enum status capshm_gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, size_t *straggler_count) {
+    *straggler_count = 0;
+    const enum status entered =
+        process_enter(); /* gives this thread a slot; refused if it has closed the gate already */
+    if (entered != STATUS_OK)
+        return refuse(entered, 0, 0);
+    gate_leave();
     return gate_close(timeout, stragglers, capacity, straggler_count);
 }
 
