@@ -64,8 +64,8 @@ ALWAYS_INLINE void line_unlock(const struct line_place *place, uint64_t locked) 
     atomic_store_explicit(&thread_member->slot->target, 0, memory_order_relaxed);
 }
 
-ALWAYS_INLINE bool line_is_alone(const struct line_place *place) {
-    return !atomic_load_explicit(&place->region->is_locking, memory_order_relaxed);
+ALWAYS_INLINE bool line_is_alone(const struct region *region) {
+    return !atomic_load_explicit(&region->is_locking, memory_order_relaxed);
 }
 
 /* (6), for granules that are to be tagged. */
@@ -75,21 +75,20 @@ ALWAYS_INLINE void line_reset_clear(const struct line_place *place, uint64_t tag
     STEP(CLEAR_MAP_RESET);
 }
 
-/* Stores one value where one thread alone can reach the line. False: it faulted, and the granule is untagged. */
-ALWAYS_INLINE bool line_store_alone(const struct line_place *place, const struct granule *value, bool tag) {
-    const uint64_t bit = (uint64_t)1 << place->first;
-    const uint64_t before = atomic_load_explicit(&place->line->tags, memory_order_relaxed);
-    const bool is_stored =
-        (!tag || likely(program_store(place->twin, value))) && likely(program_store(place->data, value));
+/* Stores one value where one thread alone can reach the line. False: it faulted, and the granule is untagged.
+ * The place is worked out piece by piece: kept whole, it would not fit into the registers that need not be saved. */
+ALWAYS_INLINE bool line_store_alone(struct region *region, uint64_t address, const struct granule *value, bool tag) {
+    const uint64_t bit = (uint64_t)1 << (address >> GRANULE_SHIFT & (LINE_GRANULES - 1));
+    const bool is_stored = (!tag || likely(program_store(line_place_of(region, address, 1).twin, value))) &&
+                           likely(program_store((struct granule *)address, value));
     STEP(DATA_STORED);
+    const struct line_place place = line_place_of(region, address, 1);
     if (tag)
-        line_reset_clear(place, bit);
-    if (tag && is_stored) {
-        if (unlikely(!(before & bit)))
-            atomic_store_explicit(&place->line->tags, before | bit, memory_order_relaxed);
-    } else if (before & bit) {
-        atomic_store_explicit(&place->line->tags, before & ~bit, memory_order_relaxed);
-    }
+        line_reset_clear(&place, bit);
+    const uint64_t before = atomic_load_explicit(&place.line->tags, memory_order_relaxed);
+    const uint64_t after = tag && is_stored ? before | bit : before & ~bit;
+    if (unlikely(after != before))
+        atomic_store_explicit(&place.line->tags, after, memory_order_relaxed);
     STEP(TAGS_SET);
     return is_stored;
 }

@@ -134,10 +134,7 @@ static enum status store_line(uint32_t authority, uint64_t address, uint64_t tot
 }
 
 /* stride 0: the same value everywhere. */
-static enum status store_run(uint32_t authority, uint64_t offset, uint32_t first, size_t stride, uint64_t count) {
-    if (!register_is_valid(authority, 1) || !register_is_valid(first, stride == 0 ? 1 : (uint32_t)count))
-        return STATUS_INVALID;
-    uint64_t address = register_file[authority].value.address + offset;
+static enum status store_run(uint32_t authority, uint64_t address, uint32_t first, size_t stride, uint64_t count) {
     uint64_t waited = 0;
     uint64_t step = LINE_GRANULES;
     do {
@@ -159,49 +156,57 @@ static enum status store_run(uint32_t authority, uint64_t offset, uint32_t first
 }
 
 enum status capshm_store_many(uint32_t authority, uint64_t offset, uint32_t first, uint32_t count) {
-    return store_run(authority, offset, first, sizeof(struct capability_register), count);
+    if (!register_is_valid(authority, 1) || !register_is_valid(first, count))
+        return STATUS_INVALID;
+    const uint64_t address = register_file[authority].value.address + offset;
+    return store_run(authority, address, first, sizeof(struct capability_register), count);
 }
 
 enum status capshm_fill(uint32_t authority, uint64_t offset, uint64_t count, uint32_t value) {
-    if (count >> (64 - GRANULE_SHIFT) != 0)
+    if (!register_is_valid(authority, 1) || !register_is_valid(value, 1) || count >> (64 - GRANULE_SHIFT) != 0)
         return STATUS_INVALID;
-    return store_run(authority, offset, value, 0, count);
+    return store_run(authority, register_file[authority].value.address + offset, value, 0, count);
 }
 
-/* The rest of capshm_store where others may reach the line too; still inside the gate. */
-static __attribute__((noinline)) enum status store_shared(uint32_t authority, uint64_t offset, uint32_t value,
-                                                          struct gate_slot *slot, struct region *region,
-                                                          uint64_t address) {
+/* The ways out of capshm_store, out of line so that the way through it needs no stack. Something is out of the ordinary:
+ * store_run knows all the cases. */
+static __attribute__((noinline)) enum status store_carefully(uint32_t authority, uint64_t address, uint32_t value,
+                                                             struct gate_slot *slot) {
+    if (slot != NULL)
+        gate_leave_slot(slot);
+    return store_run(authority, address, value, 0, 1);
+}
+
+/* Others may reach the line too. */
+static __attribute__((noinline)) enum status store_shared(uint32_t authority, uint64_t address, uint32_t value,
+                                                          struct gate_slot *slot, struct region *region) {
     const struct capability_register *const stored = &register_file[value];
     const bool is_done = line_store_one(region, address, &stored->value, stored->rights & RIGHT_TAG);
     gate_leave_slot(slot);
-    return likely(is_done) ? STATUS_OK : store_run(authority, offset, value, 0, 1);
+    return likely(is_done) ? STATUS_OK : store_run(authority, address, value, 0, 1);
 }
 
-/* As load_quickly: whatever is out of the ordinary leaves by a jump, so that the way through needs no stack. */
 enum status capshm_store(uint32_t authority, uint64_t offset, uint32_t value) {
-    struct gate_slot *const slot = (authority | value) < REGISTER_COUNT ? gate_try_enter() : NULL;
-    if (unlikely(slot == NULL))
-        return store_run(authority, offset, value, 0, 1);
+    if (unlikely((authority | value) >= REGISTER_COUNT))
+        return STATUS_INVALID;
     const struct capability_register *const held = &register_file[authority];
-    const struct capability_register *const stored = &register_file[value];
     const uint64_t address = held->value.address + offset;
+    struct gate_slot *const slot = gate_try_enter();
+    if (unlikely(slot == NULL))
+        return store_carefully(authority, address, value, NULL);
     const uint64_t needed = PAGE_WRITE | PAGE_STORE_CAP | PAGE_CAPABILITY_DIRTY;
     const uint32_t rights = PERMISSION_STORE | PERMISSION_STORE_CAP | PERMISSION_STORE_LOCAL;
-    if (likely(may_access_granule(held, rights, address))) {
-        const uint64_t entry = page_table_look_up_in_arena(address);
-        if (likely((entry & needed) == needed)) {
-            const struct line_place place = line_place_of(page_table_region(entry), address, 1);
-            if (!line_is_alone(&place))
-                return store_shared(authority, offset, value, slot, place.region, address);
-            const bool is_done = stored->rights & RIGHT_TAG ? line_store_alone(&place, &stored->value, true)
-                                                            : line_store_alone(&place, &stored->value, false);
-            if (likely(is_done)) {
-                gate_leave_slot(slot);
-                return STATUS_OK;
-            }
-        }
-    }
+    if (unlikely(!may_access_granule(held, rights, address)))
+        return store_carefully(authority, address, value, slot);
+    const uint64_t entry = page_table_look_up_in_arena(address);
+    if (unlikely((entry & needed) != needed))
+        return store_carefully(authority, address, value, slot);
+    struct region *const region = page_table_region(entry);
+    if (!line_is_alone(region))
+        return store_shared(authority, address, value, slot, region);
+    const struct capability_register *const stored = &register_file[value];
+    if (unlikely(!line_store_alone(region, address, &stored->value, stored->rights & RIGHT_TAG)))
+        return store_carefully(authority, address, value, slot);
     gate_leave_slot(slot);
-    return store_run(authority, offset, value, 0, 1);
+    return STATUS_OK;
 }

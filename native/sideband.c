@@ -47,8 +47,10 @@ ALWAYS_INLINE enum line_result store_locked(const struct line_place *place, cons
 
 static enum line_result store_alone(struct line_place place, const char *values, size_t stride, uint64_t tagged,
                                     uint32_t *done) {
-    for (*done = 0; *done < place.count; ++*done, place.first++, place.twin++, place.data++) {
-        if (!line_store_alone(&place, (const struct granule *)(values + *done * stride), tagged >> *done & 1))
+    for (*done = 0; *done < place.count; ++*done) {
+        const struct granule *const value = (const struct granule *)(values + *done * stride);
+        const uint64_t address = (uint64_t)(place.data + *done);
+        if (!line_store_alone(place.region, address, value, tagged >> *done & 1))
             return LINE_FAULTED;
     }
     return LINE_DONE;
@@ -56,7 +58,7 @@ static enum line_result store_alone(struct line_place place, const char *values,
 
 enum line_result line_store(struct line_place place, const char *values, size_t stride, uint64_t tagged,
                             uint32_t *done) {
-    if (line_is_alone(&place))
+    if (line_is_alone(place.region))
         return store_alone(place, values, stride, tagged, done);
     return store_locked(&place, values, stride, tagged, done);
 }
