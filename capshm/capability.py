@@ -33,6 +33,7 @@ _WORD_END = 1 << 64
 _UNSEALED: int = lib.OBJECT_TYPE_UNSEALED
 _SENTRY: int = lib.OBJECT_TYPE_SENTRY
 _LARGE_READ = 1 << 20
+_LARGE_COUNT = 1 << 16
 
 # Bound once: single operations are measured in tens of nanoseconds.
 _load = lib.capshm_load
@@ -64,19 +65,18 @@ def _capability(value: object) -> Capability:
 class Capability:
     """Unforgeable reference to memory: address, bounds, permissions, object type, and a tag that says it is valid."""
 
-    __slots__ = ("__weakref__", "_owner", "_register")
+    __slots__ = ("_register",)
 
     _register: int
-    _owner: _registers.Window | None  # of an element of an array: the window that the register is part of
 
-    def __init__(self) -> None:
+    def __new__(cls, *arguments: object, **named: object) -> Capability:
+        """Refused."""
         raise TypeError(
             "capabilities are derived from others, or returned by calls that map memory; none can be made up"
         )
 
     def __del__(self) -> None:
-        if self._owner is None:
-            _give_back(self._register)
+        _give_back(self._register)
 
     # What it says
 
@@ -263,14 +263,17 @@ class Capability:
             register = _registers.refill()
         try:
             status = _load(self._register, offset, register)
-        except OverflowError:  # the usual offsets need no look from Python
-            status = _load(self._register, _offset(offset), register)
+        except (OverflowError, TypeError):  # the usual offsets need no look from Python
+            try:
+                status = _load(self._register, _offset(offset), register)
+            except BaseException:
+                _give_back(register)
+                raise
         if status:
             _give_back(register)
             fail(status, "load a capability", self)
         loaded = _new(Capability)
         loaded._register = register
-        loaded._owner = None
         return loaded
 
     def store_capability(self, offset: SupportsIndex, value: Capability) -> None:
@@ -280,20 +283,19 @@ class Capability:
         without them it is stored untagged), and a page that permits it (`StoreTagViolation`). Raises as
         `load_capability`. After a `PageViolation` with SIGBUS the granule is untagged.
         """
+        register = _capability(value)._register
         try:
-            status = _store(self._register, offset, value._register)
-        except OverflowError:
-            status = _store(self._register, _offset(offset), value._register)
-        except AttributeError:
-            status = _store(self._register, _offset(offset), _capability(value)._register)
+            status = _store(self._register, offset, register)
+        except (OverflowError, TypeError):
+            status = _store(self._register, _offset(offset), register)
         if status:
             fail(status, "store a capability", self)
 
     def load_capabilities(self, offset: SupportsIndex, count: SupportsIndex) -> CapabilityArray:
         """`count` capabilities from address + offset on, in one native call; rights and errors as `load_capability`."""
         number = _number("a count", count, 0, 1 << 32)
-        if number:
-            self._check_range(offset, number * GRANULE, "load capabilities")
+        if number > _LARGE_COUNT:
+            self._check_range(offset, number * GRANULE, "load capabilities")  # before registers are set aside
         window = _registers.Window(max(number, 1))
         status = lib.capshm_load_many(self._register, _offset(offset), window.first, number) if number else 0
         if status:
@@ -384,7 +386,6 @@ class Capability:
 def _owning(register: int) -> Capability:
     capability = _new(Capability)
     capability._register = register
-    capability._owner = None
     return capability
 
 
@@ -431,6 +432,17 @@ def sealing_root() -> Capability:
     return root.with_bounds(lib.OBJECT_TYPE_FIRST_RESERVED).with_permissions(permissions)
 
 
+class _Element(Capability):
+    """A capability whose register is part of an array's window, and keeps that alive."""
+
+    __slots__ = ("_window",)
+
+    _window: _registers.Window
+
+    def __del__(self) -> None:
+        pass  # the register is not its own
+
+
 class CapabilityArray(Sequence[Capability]):
     """A window of the register file: what the bulk forms load and store. Objects are made on access.
 
@@ -450,7 +462,8 @@ class CapabilityArray(Sequence[Capability]):
     @classmethod
     def of(cls, values: Sequence[Capability]) -> CapabilityArray:
         """An array with copies of `values`."""
-        registers = [_capability(value)._register for value in values]
+        kept = [_capability(value) for value in values]  # some sequences make their values on access
+        registers = [value._register for value in kept]
         window = _registers.Window(max(len(registers), 1))
         status = lib.capshm_gather(ffi.new("uint32_t[]", registers), len(registers), window.first)
         if status:
@@ -476,9 +489,9 @@ class CapabilityArray(Sequence[Capability]):
         return self._at(number % self._count)
 
     def _at(self, number: int) -> Capability:
-        element = _new(Capability)
+        element = _new(_Element)
         element._register = self._first + number
-        element._owner = self._window
+        element._window = self._window
         return element
 
     def __iter__(self) -> Iterator[Capability]:
@@ -498,10 +511,23 @@ class CapabilityArray(Sequence[Capability]):
             return NotImplemented
         return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _untagged_array, ([element._words() for element in self],)
+
+    def __copy__(self) -> CapabilityArray:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> CapabilityArray:
+        return self
+
     __hash__ = None  # type: ignore[assignment]  # equality asks for tags, which change
 
     def __repr__(self) -> str:
         return f"<CapabilityArray of {self._count}, {sum(self.tags)} tagged>"
+
+
+def _untagged_array(words: list[tuple[int, int]]) -> CapabilityArray:
+    return CapabilityArray.of([_untagged(*pair) for pair in words])
 
 
 def _array(window: _registers.Window, first: int, count: int) -> CapabilityArray:

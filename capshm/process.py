@@ -11,7 +11,7 @@ import errno
 import os
 
 from capshm._native import ffi, lib
-from capshm.errors import CapshmError
+from capshm.errors import CapshmError, NotAttached
 
 ARENA_BASE = 0x5500_0000_0000
 """First address of the arena, the same in every process, so that a capability's address is the real virtual address."""
@@ -31,10 +31,12 @@ def ensure_attached() -> None:
     if lib.capshm_is_attached():
         return
     status = lib.capshm_attach(ARENA_BASE, ARENA_SIZE)
+    if status == lib.STATUS_NOT_ATTACHED:
+        raise NotAttached(f"process {os.getpid()} was forked by code that ran no hooks: it is not attached")
     if status:
         raise CapshmError(
             f"process {os.getpid()} cannot reserve its arena of {ARENA_SIZE >> 30} GiB at {ARENA_BASE:#x}: "
-            f"{os.strerror(ffi.errno) if ffi.errno else 'it was forked without hooks'}; "
+            f"{os.strerror(ffi.errno)}; "
             "an address-space limit (ulimit -v) below arena_size is the usual reason"
         )
     if not _are_hooks_registered:

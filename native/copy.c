@@ -144,7 +144,7 @@ enum status capshm_copy(uint32_t from, uint32_t to, uint64_t length) {
     copy.is_downwards = copy.destination - copy.source < length; /* the destination begins inside the source */
     uint64_t waited = 0;
     uint32_t step = LINE_GRANULES;
-    do {
+    for (;;) {
         const struct piece piece = next_piece(&copy, step);
         const enum status status = copy_piece(&copy, &piece, &waited);
         if (status == STATUS_AGAIN)
@@ -156,10 +156,11 @@ enum status capshm_copy(uint32_t from, uint32_t to, uint64_t length) {
         if (status != STATUS_OK)
             return status;
         copy.length -= piece.length;
+        if (copy.length == 0)
+            return STATUS_OK;
         if (!copy.is_downwards) {
             copy.source += piece.length;
             copy.destination += piece.length;
         }
-    } while (copy.length > 0);
-    return STATUS_OK;
+    }
 }

@@ -27,7 +27,7 @@ static enum status check_authority(uint32_t authority, uint64_t address, uint64_
 static enum status check_pages(uint32_t authority, uint64_t address, uint64_t length, uint32_t page_permission) {
     while (length > 0) {
         const uint64_t entry = page_table_look_up(address);
-        if (!(entry & page_permission))
+        if ((entry & page_permission) != page_permission)
             return refuse_page(authority, address, entry);
         const uint64_t now = bytes_in_page(address, length);
         address += now;
@@ -36,24 +36,33 @@ static enum status check_pages(uint32_t authority, uint64_t address, uint64_t le
     return STATUS_OK;
 }
 
+/* What an access to bytes needs of the authority and of every page. */
+struct need {
+    uint32_t permission;
+    uint32_t page;
+};
+static const struct need need_read = {PERMISSION_LOAD, PAGE_READ};
+static const struct need need_write = {PERMISSION_STORE, PAGE_WRITE};
+static const struct need need_both = {PERMISSION_LOAD | PERMISSION_STORE, PAGE_READ | PAGE_WRITE};
+
 /* Authority and pages of a whole data access, before anything is changed. */
-static enum status check_range(uint32_t authority, uint64_t offset, uint64_t length, bool is_write, uint64_t *address) {
+static enum status check_range(uint32_t authority, uint64_t offset, uint64_t length, struct need need,
+                               uint64_t *address) {
     if (!register_is_valid(authority, 1))
         return STATUS_INVALID;
     const enum status entered = process_enter();
     if (entered != STATUS_OK)
         return refuse(entered, authority, 0);
     *address = register_file[authority].value.address + offset;
-    enum status status = check_authority(authority, *address, length, is_write ? PERMISSION_STORE : PERMISSION_LOAD);
+    enum status status = check_authority(authority, *address, length, need.permission);
     if (status == STATUS_OK)
-        status = check_pages(authority, *address, length, is_write ? PAGE_WRITE : PAGE_READ);
+        status = check_pages(authority, *address, length, need.page);
     gate_leave();
     return status;
 }
 
 enum status capshm_view(uint32_t authority, uint64_t offset, uint64_t length, bool is_writable, uint64_t *address) {
-    const enum status status = check_range(authority, offset, length, false, address);
-    return status != STATUS_OK || !is_writable ? status : check_range(authority, offset, length, true, address);
+    return check_range(authority, offset, length, is_writable ? need_both : need_read, address);
 }
 
 /* Clears the tags of all granules that length bytes at address touch, which lie in one page.
@@ -79,9 +88,10 @@ static enum status transfer_in_page(uint32_t authority, uint64_t address, char *
     const enum status entered = process_enter();
     if (entered != STATUS_OK)
         return refuse(entered, authority, address);
-    enum status status = check_authority(authority, address, total, is_write ? PERMISSION_STORE : PERMISSION_LOAD);
+    const struct need need = is_write ? need_write : need_read;
+    enum status status = check_authority(authority, address, total, need.permission);
     const uint64_t entry = page_table_look_up(address);
-    if (status == STATUS_OK && !(entry & (is_write ? PAGE_WRITE : PAGE_READ)))
+    if (status == STATUS_OK && !(entry & need.page))
         status = refuse_page(authority, address, entry);
     if (status != STATUS_OK) {
         gate_leave();
@@ -106,7 +116,7 @@ static enum status transfer_in_page(uint32_t authority, uint64_t address, char *
 
 static enum status transfer(uint32_t authority, uint64_t offset, char *buffer, uint64_t length, bool is_write) {
     uint64_t address;
-    const enum status checked = check_range(authority, offset, length, is_write, &address);
+    const enum status checked = check_range(authority, offset, length, is_write ? need_write : need_read, &address);
     if (checked != STATUS_OK)
         return checked;
     uint64_t waited = 0;

@@ -79,15 +79,16 @@ static void wake_parked(struct gate *gate) {
     syscall(SYS_futex, (uint32_t *)&gate->signal, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-/* A closer that died leaves the gate closed. Nothing is half done by that: tags that its sweep cleared stay cleared,
+/* True if it was dead. A closer that died leaves the gate closed. Nothing is half done by that: tags that its sweep cleared stay cleared,
  * and the new epoch makes every process sweep its registers, which is never wrong. */
-static void open_if_closer_is_dead(struct gate *gate, uint64_t signal) {
+static bool open_if_closer_is_dead(struct gate *gate, uint64_t signal) {
     const struct gate_slot *const slot = &gate->slots[signal & SIGNAL_CLOSER];
     const uint64_t owner = atomic_load(&slot->owner);
     if (owner != 0 && !gate_owner_is_dead(owner))
-        return;
+        return false;
     if (atomic_compare_exchange_strong(&gate->signal, &signal, opened(signal, true)))
         wake_parked(gate);
+    return true;
 }
 
 /* Waits for the gate to change from this closed signal, for a while, and looks whether it ever will. */
@@ -109,7 +110,7 @@ bool gate_claim_slot(struct gate *gate, struct gate_member *member, gate_recover
         /* A dead holder's lock is freed by somebody who can reach the line; until then the number must not come back,
          * or the lock would seem to be held by the living. */
         const uint64_t target = atomic_load(&slot->target);
-        if (owner != 0 && target != 0 && !recover(number, target))
+        if (owner != 0 && target != 0 && !recover(slot, number, owner, target))
             continue;
         const uint64_t signal = atomic_load(&gate->signal);
         if ((signal & SIGNAL_CLOSER) == number)
@@ -155,10 +156,11 @@ static bool wait_until_outside(struct gate_slot *slot, uint64_t deadline) {
             clock_relax();
             continue;
         }
+        const bool is_last = clock_now() >= deadline;
         const uint64_t owner = atomic_load(&slot->owner);
-        if (turn % 64 == 0 && (owner == 0 || gate_owner_is_dead(owner)))
+        if ((is_last || turn % 64 == 0) && (owner == 0 || gate_owner_is_dead(owner)))
             return true;
-        if (clock_now() >= deadline)
+        if (is_last)
             return false;
         sched_yield();
     }
@@ -172,10 +174,10 @@ static bool take_gate(struct gate *gate, uint64_t deadline, uint32_t *closer) {
         if (*closer == 0) {
             if (atomic_compare_exchange_weak(&gate->signal, &signal, signal | thread_member->lock_identity))
                 return true;
-        } else if (clock_now() >= deadline) {
-            return false;
-        } else {
+        } else if (clock_now() < deadline) {
             park(gate, signal);
+        } else if (!open_if_closer_is_dead(gate, signal)) {
+            return false;
         }
     }
 }

@@ -103,8 +103,10 @@ static inline void gate_leave(void) {
 /* Makes a gate of zeroed shared memory known to the kernel's membarrier for this process. False: errno tells why. */
 bool gate_register_process(void);
 
-/* Frees the lock that a dead slot holds on the line that target names. False: not in this process's reach. */
-typedef bool gate_recovery(uint32_t slot, uint64_t target);
+/* Frees the lock that a slot of a dead owner holds on the line that target names; number is the slot's. Others may do
+ * the same, and the slot may have a new owner by then: only a lock that was read while the owner was still the dead one
+ * may be freed. False: the line is not in this process's reach. */
+typedef bool gate_recovery(const struct gate_slot *slot, uint32_t number, uint64_t owner, uint64_t target);
 
 /* Gives a member a slot of the gate, reusing those of the dead. False: all are taken by the living, or cannot be freed. */
 bool gate_claim_slot(struct gate *gate, struct gate_member *member, gate_recovery *recover);

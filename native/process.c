@@ -37,6 +37,8 @@ static struct members *members;
 static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static pthread_key_t thread_end_key;
 static uint64_t seen_at_fork;
+/* Between the hooks of a fork; written with the lock in hand. In ordinary memory, so that the child sees it. */
+static bool is_fork_prepared;
 static bool is_inside_for_fork;
 
 void process_lock(void) {
@@ -211,24 +213,37 @@ void capshm_set_lock_timeout(uint64_t nanoseconds) {
 void capshm_fork_before(void) {
     if (!capshm_is_attached())
         return;
-    /* A process that has itself closed the gate may fork: it would wait for itself for ever. */
-    is_inside_for_fork = !gate_is_closed_by_this_thread() && process_enter() == STATUS_OK;
-    process_quiesce();
+    for (;;) {
+        /* The flag is set with the lock in hand, and nobody waits for the gate with the lock in hand: whoever quiesces
+         * waits for flags, and whoever has closed the gate may want the lock. */
+        process_quiesce();
+        is_inside_for_fork = gate_try_enter() != NULL;
+        if (is_inside_for_fork || gate_is_closed_by_this_thread())
+            break; /* a thread that has itself closed the gate may fork: it would wait for itself for ever */
+        process_resume();
+        if (process_clear_way() != STATUS_AGAIN) {
+            process_quiesce(); /* no slot is left for this thread, nor will one be for the child */
+            break;
+        }
+    }
     lock_all_regions(false);
     seen_at_fork = atomic_load(&thread_member->seen);
+    is_fork_prepared = true;
 }
 
 void capshm_fork_in_parent(void) {
-    if (!capshm_is_attached())
+    if (!is_fork_prepared)
         return;
-    process_resume();
+    is_fork_prepared = false;
     if (is_inside_for_fork)
         gate_leave();
+    process_resume();
 }
 
 enum status capshm_fork_in_child(void) {
-    if (members == NULL)
-        return STATUS_OK; /* the parent was never attached */
+    if (!is_fork_prepared)
+        return STATUS_OK; /* the parent was not attached: nor is the child */
+    is_fork_prepared = false;
     mutex = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP; /* the copy is locked, by a thread of the parent */
     process_lock();
     members->is_attached = true;

@@ -103,6 +103,8 @@ static void pass_on(int signal_number, siginfo_t *info, void *context) {
     const struct sigaction *const previous = signal_number == SIGBUS ? &previous_bus : &previous_segv;
     if (previous->sa_flags & SA_SIGINFO) {
         previous->sa_sigaction(signal_number, info, context);
+    } else if (previous->sa_handler == SIG_IGN && info->si_code <= 0) {
+        return; /* somebody sent it, and nobody wants it */
     } else if (previous->sa_handler == SIG_DFL || previous->sa_handler == SIG_IGN) {
         /* A fault that is ignored would come again for ever; the kernel ends such a process, and so do we. The signal
          * is sent once more because one that came from kill(2) would not come again by itself. */

@@ -30,12 +30,13 @@ enum {
 #define RIGHT_UNSEALED (1u << 31)
 
 struct capability_register {
-    _Alignas(64) struct granule value;
+    struct granule value;
     uint64_t base;
     uint64_t length; /* top - base; 2^64 - 1 also for 2^64: no access reaches the last byte of the address space */
     uint64_t origin; /* serial of the vmspace that the value belongs to; 0: this one */
     uint64_t last_granule; /* length - 16 */
     uint32_t rights; /* RIGHT_LIVE, RIGHT_TAG; decoded: RIGHT_UNSEALED and the permissions */
+    uint32_t unused[3];
 };
 
 _Static_assert(sizeof(struct capability_register) == 64, "a register is a cache line");

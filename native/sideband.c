@@ -171,16 +171,18 @@ enum status line_wait(struct line_place place, uint64_t timeout, uint64_t *waite
     return STATUS_AGAIN;
 }
 
-bool sideband_recover_target(uint32_t slot, uint64_t target) {
+bool sideband_recover_target(const struct gate_slot *slot, uint32_t number, uint64_t owner, uint64_t target) {
     const uint32_t object = (uint32_t)(target >> 40);
-    for (uint32_t number = 0; number < REGIONS && address_space.regions[number].base != 0; number++) {
-        struct region *const region = &address_space.regions[number];
+    for (uint32_t i = 0; i < REGIONS && address_space.regions[i].base != 0; i++) {
+        struct region *const region = &address_space.regions[i];
         const uint64_t address = (target - region->target_origin) << LINE_DATA_SHIFT;
         if (region->object != object || !region->is_lines_writable || address - region->base >= region->length)
             continue;
         struct tag_line *const line = line_place_of(region, address, 1).line;
         const uint64_t lock = atomic_load(&line->lock);
-        if ((lock & LOCK_SLOT) == slot)
+        /* If the owner is the dead one even now, the lock was the dead one's when it was read, and a later lock has
+         * another version. */
+        if ((lock & LOCK_SLOT) == number && atomic_load(&slot->owner) == owner)
             recover(line, lock);
         return true;
     }

@@ -62,6 +62,7 @@
 
 #include <stdbool.h>
 
+#include "gate.h"
 #include "granule.h"
 #include "page_table.h"
 
@@ -126,8 +127,7 @@ enum line_result line_clear(struct line_place place);
  * STATUS_AGAIN: try again. STATUS_HOLDER_STOPPED: the holder lives and kept the lock for lock_timeout. */
 enum status line_wait(struct line_place place, uint64_t timeout, uint64_t *waited);
 
-/* Frees the lock that a dead slot left on the line named by target, if this process maps the object with the right to.
- * False: it does not. */
-bool sideband_recover_target(uint32_t slot, uint64_t target);
+/* A gate_recovery (gate.h), for lines of objects that this process maps with the right to. */
+bool sideband_recover_target(const struct gate_slot *slot, uint32_t number, uint64_t owner, uint64_t target);
 
 #endif

@@ -81,11 +81,12 @@ uint64_t capshm_page_entry(uint64_t address) {
 
 enum status capshm_gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, size_t *straggler_count) {
     *straggler_count = 0;
-    const enum status entered =
-        process_enter(); /* gives this thread a slot; refused if it has closed the gate already */
-    if (entered != STATUS_OK)
-        return refuse(entered, 0, 0);
-    gate_leave();
+    if (gate_is_closed_by_this_thread())
+        return STATUS_GATE_CLOSED; /* it would wait for itself */
+    const enum status status =
+        thread_member->slot == NULL ? process_clear_way() : STATUS_AGAIN; /* a slot, for a new thread */
+    if (status != STATUS_AGAIN)
+        return refuse(status, 0, 0);
     return gate_close(timeout, stragglers, capacity, straggler_count);
 }
 
@@ -101,6 +102,8 @@ enum status capshm_paint(uint32_t capability, bool is_painted) {
     const uint64_t size = process.shadow.limit - process.shadow.first;
     if (offset >= size || held.length > size - offset)
         return refuse(STATUS_BOUNDS_VIOLATION, capability, held.base);
+    if (held.length == 0)
+        return STATUS_OK;
     const uint64_t first = offset >> GRANULE_SHIFT;
     const uint64_t end = (offset + held.length + GRANULE_SIZE - 1) >> GRANULE_SHIFT;
     (is_painted ? shadow_paint : shadow_unpaint)(process.shadow_bits, first, end - first);

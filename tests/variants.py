@@ -93,6 +93,8 @@ def build_program(
 ) -> Path:
     """Return the path of a program made of `sources` (paths from the root of the tree) and all of the core's sources.
 
+    Headers among the sources are put beside them.
+
     Everything else as in build_variant; no Python is involved.
     """
     core = _patched_sources(name, patches)
@@ -105,7 +107,7 @@ def build_program(
             compiler,
             *flags,
             *_places(directory, final),
-            *(directory / source for source in own),
+            *(directory / source for source in own if source.endswith(".c")),
             *sorted(directory.glob("native/*.c")),
             "-o",
             directory / "program",

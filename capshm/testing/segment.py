@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import operator
 import os
 import warnings
 from collections.abc import Iterator
@@ -46,6 +47,12 @@ _taken: list[tuple[int, int]] = []  # (first address, first address past the end
 
 def _round_up(number: int, unit: int) -> int:
     return -(-number // unit) * unit
+
+
+def _nanoseconds(what: str, seconds: float) -> int:
+    if not 0 <= seconds <= 1e6:
+        raise ValueError(f"{what} must be 0 to 1,000,000 seconds, not {seconds}")
+    return int(seconds * 1e9)
 
 
 def _take_arena(length: int, alignment: int) -> int:
@@ -98,20 +105,21 @@ class Segment:
         self._sideband: list[int] = []
         self._owns_fd = False
         self.fd = -1
-        size = size.__index__()
+        size = operator.index(size)
         if not 0 < size <= _LARGEST:
             raise ValueError(f"a segment has 1 to {_LARGEST} bytes, not {size}")
         if isa not in ("v9", "rvy"):
             raise ValueError(f"isa must be 'v9' or 'rvy', not {isa!r}")
-        if not 0 <= lock_timeout <= 1e6:
-            raise ValueError(f"lock_timeout must be 0 to 1,000,000 seconds, not {lock_timeout}")
+        lock_nanoseconds = _nanoseconds("lock_timeout", lock_timeout)
         self.size = size
         self.length = _round_up(encoding.representable_length(_round_up(size, PAGE)), PAGE)
+        if fd is not None and operator.index(fd) >= 1 << 31:
+            raise ValueError(f"a descriptor is a small number, not {fd}")
         if fd is not None and os.fstat(fd).st_size < size:
             raise ValueError(f"descriptor {fd} has {os.fstat(fd).st_size} bytes, fewer than {size}")
         process.ensure_attached()
         lib.capshm_set_isa(isa == "rvy")
-        lib.capshm_set_lock_timeout(int(lock_timeout * 1e9))
+        lib.capshm_set_lock_timeout(lock_nanoseconds)
         self._object = lib.capshm_new_object()
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
@@ -242,7 +250,7 @@ class Shadow:
 
     def is_painted(self, address: SupportsIndex) -> bool:
         """Whether the granule of this address is painted."""
-        return bool(lib.capshm_is_painted(address.__index__() % (1 << 64)))
+        return bool(lib.capshm_is_painted(operator.index(address) % (1 << 64)))
 
     @staticmethod
     def _set(capability: Capability, is_painted: bool) -> None:
@@ -261,12 +269,14 @@ def closed_gate(*, timeout: float = 1.0, new_epoch: bool = True) -> Iterator[Non
     Capability operations of the calling thread are refused inside (`CapshmError`), but for the sweeps.
     RevocationIncomplete: somebody stayed inside an operation for `timeout` seconds; the gate is open again.
     """
+    nanoseconds = _nanoseconds("timeout", timeout)
+    is_new_epoch = bool(new_epoch)  # whatever it is, it must not fail when the gate is to be opened
     process.ensure_attached()
     count = ffi.new("size_t *")
     stragglers = ffi.new("int32_t[]", 256)
-    status = lib.capshm_gate_close(int(timeout * 1e9), stragglers, len(stragglers), count)
+    status = lib.capshm_gate_close(nanoseconds, stragglers, len(stragglers), count)
     if status == lib.STATUS_INCOMPLETE:
-        pids = sorted(set(stragglers[0 : count[0]]))
+        pids = sorted(set(stragglers[0 : min(count[0], len(stragglers))]))
         raise errors.RevocationIncomplete(
             f"process {os.getpid()} could not stop {len(pids)} process(es) within {timeout} s: {pids}",
             processes=[(pid, "inside an operation") for pid in pids],
@@ -276,7 +286,7 @@ def closed_gate(*, timeout: float = 1.0, new_epoch: bool = True) -> Iterator[Non
     try:
         yield
     finally:
-        lib.capshm_gate_open(new_epoch)
+        lib.capshm_gate_open(is_new_epoch)
 
 
 def sweep_registers() -> SweepCounts:

@@ -1,0 +1,209 @@
+"""What is measured: every figure with its limit and its goal, as data.
+
+A new figure is an entry in FIGURES and a function in one of the programs. A program prints a JSON object a line for
+each repeat, in which it may say more:
+
+    {"key": "native_store", "value": 9.1, "limit": 4.7}
+
+A C program is given the number of repeats; a Python program `--quick`, if so, and the keys that are wanted, and before
+the first round `--prepare` alone. Where the limit is made of other figures of the same round, the program prints null,
+and `limit_from` names them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that measures. path: of a C source, compiled with the core, or of a Python module; from the root."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """How far the ratio, value / limit, must go; or the value, where that is a ratio itself."""
+
+    sense: Literal["<=", ">="]
+    bound: float
+    of: Literal["ratio", "value"] = "ratio"
+
+    def is_met(self, number: float) -> bool:
+        """Whether this ratio (or value) is good enough."""
+        return number <= self.bound if self.sense == "<=" else number >= self.bound
+
+    def __str__(self) -> str:
+        return f"{'value ' if self.of == 'value' else ''}{'≤' if self.sense == '<=' else '≥'} {self.bound:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure.
+
+    key: its name everywhere. what: for people. unit: of value and limit; less is faster in "ns", more in "GiB/s", "×".
+    limit: what the limit does. seen: the limit on the machine where the goals were set, None where it is no property of
+    a machine. conditions: all that the figure depends on and a reader could have chosen otherwise. limit_from: (key,
+    "value" or "limit") of earlier figures whose sum is the limit.
+    """
+
+    key: str
+    what: str
+    unit: str
+    limit: str
+    seen: float | None
+    goal: Goal
+    conditions: str
+    program: Program
+    limit_from: tuple[tuple[str, Literal["value", "limit"]], ...] = ()
+
+    def share_of_seen(self, limit: float) -> float | None:
+        """How fast this limit is beside the one that was seen; below 0.8 on such a machine the limit is at fault."""
+        if self.seen is None:
+            return None
+        return self.seen / limit if self.unit == "ns" else limit / self.seen
+
+
+def _at_most(bound: float) -> Goal:
+    return Goal("<=", bound)
+
+
+def _at_least(bound: float) -> Goal:
+    return Goal(">=", bound)
+
+
+CANARY = Program("bench/limits/canary.c")
+"""Prints {"key": "canary", "value": microseconds}: a spinning round trip between two processes. It has no goal."""
+
+_NATIVE = Program("bench/native.c")
+_SWEEP = Program("bench/limits/sweep.c")
+_CALLS = Program("bench/calls.py")
+
+_NATIVE_CONDITIONS = (
+    "one shared object of 16 KiB, its pages present; random granules, the same for figure and limit; tagged values; "
+    "all of the time inside operations; 1 process"
+)
+_SWEEP_CONDITIONS = "object of 64 MiB, 10 % of its shadow painted at random, tags set again before each pass; "
+_SWEEP_LIMIT = "the fastest plain loop over the same layout that loads, decodes and tests each tagged capability"
+_CALLS_CONDITIONS = (
+    "shared object of 64 KiB, its 4,096 granules in random order; a tagged value; loop subtracted; 1 process"
+)
+_BULK_CONDITIONS = (
+    "4,096 capabilities at a time, a shared object of 64 KiB, all tagged; the call from Python included; 1 process"
+)
+
+
+def _sweep(percent: int, seen: float) -> Figure:
+    return Figure(
+        f"sweep_{percent}",
+        f"sweep of an object, {percent} % of its granules tagged",
+        "GiB/s",
+        _SWEEP_LIMIT,
+        seen,
+        _at_least(0.8),
+        _SWEEP_CONDITIONS + "granules tagged at random, their share as in the key; 1 process",
+        _SWEEP,
+    )
+
+
+FIGURES: tuple[Figure, ...] = (
+    Figure(
+        "native_store",
+        "capability store in C through a checked authority",
+        "ns",
+        "one lock-prefixed read-modify-write",
+        4.7,
+        _at_most(2.0),
+        _NATIVE_CONDITIONS,
+        _NATIVE,
+    ),
+    Figure(
+        "native_load",
+        "capability load in C, same checks",
+        "ns",
+        "sequence-lock read of 16 bytes and a tag",
+        0.7,
+        _at_most(4.0),
+        _NATIVE_CONDITIONS,
+        _NATIVE,
+    ),
+    Figure(
+        "native_store_shared",
+        "throughput of two processes whose granules' tag words lie in different cache lines, against one",
+        "×",
+        "two",
+        None,
+        Goal(">=", 1.8, of="value"),
+        _NATIVE_CONDITIONS.replace("1 process", "2 processes, each on its half of the object"),
+        _NATIVE,
+    ),
+    _sweep(0, 16_000),
+    _sweep(1, 180),
+    _sweep(10, 22),
+    _sweep(50, 12),
+    _sweep(100, 12),
+    Figure(
+        "sweep_two_cores",
+        "two workers that sweep half of sweep_10's object each",
+        "GiB/s",
+        "one worker that sweeps all of it; a ratio of 2 is the most",
+        None,
+        _at_least(1.7),
+        _SWEEP_CONDITIONS + "10 % of granules tagged at random; 2 processes",
+        _SWEEP,
+    ),
+    Figure(
+        "sweep_10_clustered",
+        "as sweep_10, the tags clustered by page",
+        "GiB/s",
+        _SWEEP_LIMIT,
+        150,
+        _at_least(0.8),
+        _SWEEP_CONDITIONS + "all granules of 10 % of the pages tagged, no others; 1 process",
+        _SWEEP,
+    ),
+    Figure(
+        "python_store",
+        "store_capability from Python",
+        "ns",
+        "one cffi API-mode call with as many arguments",
+        70,
+        _at_most(3.0),
+        _CALLS_CONDITIONS,
+        _CALLS,
+    ),
+    Figure(
+        "python_load",
+        "load_capability from Python; the object it makes is dropped at once",
+        "ns",
+        "one cffi API-mode call with as many arguments",
+        70,
+        _at_most(4.0),
+        _CALLS_CONDITIONS,
+        _CALLS,
+    ),
+    Figure(
+        "bulk_store",
+        "store_capabilities of a CapabilityArray, for each capability",
+        "ns",
+        "native_store of the same round",
+        None,
+        _at_most(2.0),
+        _BULK_CONDITIONS,
+        _CALLS,
+        (("native_store", "value"),),
+    ),
+    Figure(
+        "bulk_load",
+        "load_capabilities into a new CapabilityArray, for each capability",
+        "ns",
+        "native_load of the same round",
+        None,
+        _at_most(2.0),
+        _BULK_CONDITIONS,
+        _CALLS,
+        (("native_load", "value"),),
+    ),
+)

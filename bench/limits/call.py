@@ -1,0 +1,67 @@
+"""The limit of calls from Python: one call through cffi's API mode, to a C function that does nothing.
+
+Its arguments have the types of those of `capshm_store` and `capshm_load`, and it is compiled with the core's flags; so
+what it costs is what Python and cffi cost, and nothing that is ours to save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cffi
+
+ROOT = Path(__file__).resolve().parents[2]
+_MODULE = "capshm_bench_call"
+_DECLARATION = "long long nothing(uint32_t, uint64_t, uint32_t);"
+_SOURCE = """
+#include <stdint.h>
+static long long nothing(uint32_t authority, uint64_t offset, uint32_t value) {
+    (void)authority, (void)offset, (void)value;
+    return 0;
+}
+"""
+
+
+def nothing() -> Callable[[int, int, int], int]:
+    """The function, compiled at the first request and kept in build/bench. RuntimeError: what the compiler said."""
+    path = _built()
+    spec = importlib.util.spec_from_file_location(_MODULE, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[[int, int, int], int] = module.lib.nothing
+    return function
+
+
+def _built() -> Path:
+    flags = [line for line in (ROOT / "native" / "cflags.txt").read_text().splitlines() if line.startswith("-")]
+    ingredients = repr((cffi.__version__, sys.version, flags, _DECLARATION, _SOURCE))
+    path = ROOT / "build" / "bench" / hashlib.sha256(ingredients.encode()).hexdigest()[:16] / f"{_MODULE}.so"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ffi = cffi.FFI()
+    ffi.cdef(_DECLARATION)
+    ffi.set_source(_MODULE, _SOURCE)
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        source, made = Path(directory, "call.c"), Path(directory, "call.so")
+        with contextlib.redirect_stdout(sys.stderr):  # it says what it does; standard output is for figures
+            ffi.emit_c_code(str(source))
+        # The generated part is cffi's: its warnings are not ours.
+        include = f"-I{sysconfig.get_path('include')}"
+        command = ["cc", *flags, "-w", include, "-shared", str(source), "-o", str(made)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{shlex.join(command)}\nended with status {done.returncode}:\n{done.stdout}")
+        made.rename(path)  # whoever builds the same at the same time makes the same file
+    return path

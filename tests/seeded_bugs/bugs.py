@@ -1,0 +1,277 @@
+"""Wrong variants of the core: what each changes, why it is wrong, and the test that must find it.
+
+A patch names a text that must be there exactly once: when the core moves on, the patch must follow, or the table fails.
+"""
+
+from dataclasses import dataclass
+
+from tests.variants import Patch
+
+
+@dataclass(frozen=True)
+class Program:
+    """A C program of tests/native, linked with the patched core, that must end with another status than 0."""
+
+    name: str
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Node:
+    """Tests, as pytest names them, of which at least one must fail on the patched core."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Bug:
+    name: str
+    why: str
+    patches: tuple[Patch, ...]
+    found_by: Program | Node
+
+
+CONFORMANCE = "tests/conformance/cheribsd"
+
+BUGS = [
+    Bug(
+        "tag-outlives-a-raw-write",
+        "the twin is not compared: bytes that capshm never saw keep the tag",
+        (
+            ("line.h", "unlikely((twin.address ^ value->address) | (twin.metadata ^ value->metadata)) ||", ""),
+            ("line.h", "differing |= (uint64_t)differs << i;", "(void)differs;"),
+        ),
+        Node(f"{CONFORMANCE}/test_memory_operations.py::test_a_raw_store_untags_what_it_changes"),
+    ),
+    Bug(
+        "twin-half-compared",
+        "only the addresses are compared: other metadata under the same address keep the tag",
+        (
+            ("line.h", " | (twin.metadata ^ value->metadata)", ""),
+            ("line.h", " | (data->metadata ^ twin.metadata)", ""),
+        ),
+        Program("litmus", ("raw", "300000", "1")),
+    ),
+    Bug(
+        "load-does-not-look-again",
+        "a load does not read the lock word a second time: what it read need not belong together",
+        (
+            (
+                "line.h",
+                "return likely(atomic_load_explicit(&place->line->lock, memory_order_relaxed) == lock); /* (3) */",
+                "return true;",
+            ),
+            (
+                "line.h",
+                "if (unlikely(atomic_load_explicit(&place->line->lock, memory_order_relaxed) != lock)) /* (3) */",
+                "if (0)",
+            ),
+        ),
+        Program("litmus", ("values", "3000000", "1")),
+    ),
+    Bug(
+        "version-stands-still",
+        "the version does not change: a load that meets a whole store between its two looks does not see it",
+        (
+            (
+                "line.h",
+                "return (lock & ~(LOCK_VERSION_ONE - 1)) + LOCK_VERSION_ONE;",
+                "return lock & ~(LOCK_VERSION_ONE - 1);",
+            ),
+        ),
+        Program("litmus", ("values", "3000000", "1")),
+    ),
+    Bug(
+        "version-wraps",
+        "the version has one bit: two stores between the two looks of a load are not seen",
+        (
+            (
+                "line.h",
+                "return (lock & ~(LOCK_VERSION_ONE - 1)) + LOCK_VERSION_ONE;",
+                "return ((lock & ~(LOCK_VERSION_ONE - 1)) + LOCK_VERSION_ONE) & LOCK_VERSION_ONE;",
+            ),
+        ),
+        Program("litmus", ("values", "5000000", "1")),
+    ),
+    Bug(
+        "load-ignores-the-lock",
+        "a load goes on beside the holder of its own granule",
+        (
+            ("line.h", "    if (unlikely(line_is_held(place, lock)))\n        return ATTEMPT_HELD;\n", ""),
+            ("line.h", "    if (unlikely(lock & LOCK_SLOT))\n        return false;\n    *tag", "    *tag"),
+        ),
+        Program("litmus", ("values", "3000000", "1")),
+    ),
+    Bug(
+        "lock-without-exclusion",
+        "the lock is taken by a plain store: two processes hold it at once",
+        (
+            (
+                "line.h",
+                "if (!atomic_compare_exchange_strong_explicit(&place->line->lock, &lock, *locked, ",
+                (
+                    "atomic_store_explicit(&place->line->lock, *locked, memory_order_relaxed);\n"
+                    "    if (!atomic_compare_exchange_strong_explicit(locked, locked, *locked, "
+                ),
+            ),
+        ),
+        Program("litmus", ("settled", "400000", "1")),
+    ),
+    Bug(
+        "alone-after-fork",
+        "a fork does not end the mode in which one thread alone can reach the tag lines",
+        (("process.c", "        if (is_private_too || !region->is_private)\n", "        if (is_private_too)\n"),),
+        Program("litmus", ("values", "3000000", "1")),
+    ),
+    Bug(
+        "clear-bit-reset-last",
+        "a store resets the clear bit after its tag bit: a data write that came between loses its effect",
+        (
+            ("sideband.c", "    line_reset_clear(place, tags_now);\n", ""),
+            (
+                "sideband.c",
+                "memory_order_release); /* (7) */\n",
+                "memory_order_release); /* (7) */\n    line_reset_clear(place, tags_now);\n",
+            ),
+        ),
+        Program("litmus", ("settled", "400000", "1")),
+    ),
+    Bug(
+        "clear-map-ignored",
+        "a load does not ask the clear map: a data write of the same bytes leaves the tag",
+        (
+            (
+                "line.h",
+                "const uint64_t candidates = (set & ~cleared) >> place->first;",
+                "const uint64_t candidates = (set | (cleared & 0)) >> place->first;",
+            ),
+            (
+                "line.h",
+                "unlikely(atomic_load_explicit(place->clear, memory_order_acquire) >> place->first & 1))",
+                "false)",
+            ),
+        ),
+        Node("tests/litmus/test_overwrite.py"),
+    ),
+    Bug(
+        "tail-granule-kept",
+        "an unaligned data write does not clear the granule that its last bytes lie in",
+        (
+            ("data.c", "(end - granule + GRANULE_SIZE - 1) >> GRANULE_SHIFT", "(end - granule) >> GRANULE_SHIFT"),
+            ("data.c", "    while (granule < end) {", "    while (granule + GRANULE_SIZE <= end) {"),
+        ),
+        Node(f"{CONFORMANCE}/test_memory_operations.py::test_a_data_write_clears_every_granule_it_touches"),
+    ),
+    Bug(
+        "largest-exponent-off-by-one",
+        "exponents are clamped to 51: capabilities of the upper half of the address space decode wrongly",
+        (
+            (
+                "encoding.h",
+                "exponent = exponent > EXPONENT_MAXIMUM ? EXPONENT_MAXIMUM : exponent;",
+                "exponent = exponent > EXPONENT_MAXIMUM - 1 ? EXPONENT_MAXIMUM - 1 : exponent;",
+            ),
+        ),
+        Node("tests/unit/test_encoding.py"),
+    ),
+    Bug(
+        "bounds-forget-the-size",
+        "an access is checked at its first byte only",
+        (
+            (
+                "checks.h",
+                "return size <= authority->length && address - authority->base <= authority->length - size;",
+                "return size <= authority->length && address - authority->base < authority->length;",
+            ),
+        ),
+        Node(f"{CONFORMANCE}/test_memory_operations.py"),
+    ),
+    Bug(
+        "fault-keeps-the-gate",
+        "an access that faulted does not leave its operation: no stop succeeds any more",
+        (
+            (
+                "checks.c",
+                "    gate_leave();\n    if (result == LINE_FAULTED)\n        return refuse_access",
+                "    if (result == LINE_FAULTED)\n        return refuse_access",
+            ),
+        ),
+        Node("tests/unit/test_gate.py"),
+    ),
+    Bug(
+        "fault-keeps-the-tag",
+        "a store that faulted half-way sets the tag all the same",
+        (
+            (
+                "sideband.c",
+                "(tagged & (i == LINE_GRANULES ? UINT64_MAX : ((uint64_t)1 << i) - 1)) << place->first;",
+                "tagged << place->first;",
+            ),
+        ),
+        Node("tests/faults/test_truncation.py"),
+    ),
+    Bug(
+        "dead-holder-keeps-the-lock",
+        "a lock whose holder has died is never freed",
+        (
+            (
+                "sideband.c",
+                "    return atomic_compare_exchange_strong(&line->lock, &lock, lock_freed(lock));",
+                "    return line == NULL || lock == 0;",
+            ),
+        ),
+        Node("tests/faults/test_death.py::test_killed_at_every_instruction"),
+    ),
+    Bug(
+        "sweep-forgets-the-last-lines",
+        "lines behind the last whole group of eight are not swept",
+        (("sweep_body.h", "    for (; line < line_count; line++)\n        take_line(&pass, line);\n", ""),),
+        Program("sweep_check"),
+    ),
+    Bug(
+        "sweep-spares-the-last-dense-lines",
+        "dense lines that wait for their prefetch are not examined at the end",
+        (
+            (
+                "sweep_body.h",
+                "for (size_t i = 0; i < DENSE_LAG && i < pass.dense_count; i++)",
+                "for (size_t i = 1; i < DENSE_LAG && i < pass.dense_count; i++)",
+            ),
+        ),
+        Program("sweep_check"),
+    ),
+    Bug(
+        "revocation-by-address",
+        "a capability is judged by where it points, not by its base",
+        (("sweep.h", "shadow_is_painted(shadow, capability_base(value))", "shadow_is_painted(shadow, value.address)"),),
+        Program("sweep_check"),
+    ),
+    Bug(
+        "registers-not-swept",
+        "a process goes on after an epoch with what it holds in registers",
+        (("process.c", "        register_file_sweep(&process.shadow, &counts);\n", "        (void)counts;\n"),),
+        Node("tests/unit/test_segment.py::test_an_epoch_reaches_other_processes"),
+    ),
+    Bug(
+        "stop-without-barrier",
+        "the gate is closed without a barrier in the other processes: a flag that is not visible yet is missed",
+        (("gate.c", "    barrier_in_all_processes();\n    const uint32_t used", "    const uint32_t used"),),
+        Program("gate", ("200000",)),
+    ),
+    Bug(
+        "flag-after-the-look",
+        "an operation looks at the gate before it says that it is inside",
+        (
+            ("gate.h", "    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);\n", ""),
+            (
+                "gate.h",
+                "    STEP(OPERATION_ENTERED);\n",
+                (
+                    "    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);\n"
+                    "    STEP(OPERATION_ENTERED);\n"
+                ),
+            ),
+        ),
+        Program("gate", ("200000",)),
+    ),
+]

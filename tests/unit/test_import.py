@@ -1,0 +1,32 @@
+"""What importing the package brings into a process: every emulated process pays for it, and may fork afterwards."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import os, sys
+import capshm, capshm.testing
+print(len(os.listdir("/proc/self/task")))
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_import_is_light() -> None:
+    """There is one thread, and nothing that only analysis and tests need has been imported."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, check=True)
+    threads, modules = done.stdout.splitlines()
+    assert threads == "1"
+    assert "capshm" in modules.split()
+    unwanted = {"numpy", "scipy", "polars", "structlog", "psutil", "msgspec", "hypothesis", "pytest", "asyncio"}
+    assert unwanted & set(modules.split()) == set()
+
+
+def test_import_attaches_nothing() -> None:
+    """A process that only imports the package reserves no arena and opens no descriptor."""
+    program = (
+        "import os; before = os.listdir('/proc/self/fd'); import capshm, capshm.testing\n"
+        "from capshm._native import lib\n"
+        "assert not lib.capshm_is_attached()\n"
+        "assert os.listdir('/proc/self/fd') == before"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
