@@ -11,8 +11,6 @@ from capshm._native import lib
 if TYPE_CHECKING:
     from capshm.capability import Capability
 
-OK: int = lib.STATUS_OK
-
 # status: error, code, what is wrong
 _FAULTS: dict[int, tuple[type[errors.Fault], str, str]] = {
     lib.STATUS_TAG_VIOLATION: (errors.TagViolation, "PROT_CHERI_TAG", "the authority has no tag"),
@@ -71,7 +69,7 @@ def fail(status: int, operation: str, capability: Capability | None = None) -> N
             pid=record.pid,
         )
     if status == lib.STATUS_NOT_ATTACHED:
-        raise errors.NotAttached(f"{who}: this process is not attached (a fork that ran no hooks, or detached since)")
+        raise errors.NotAttached(f"{who}: this process is not attached: it was forked by code that ran no hooks")
     if status == lib.STATUS_GATE_CLOSED:
         raise errors.CapshmError(f"{who}: this thread has closed the gate, and would wait for itself")
     if status == lib.STATUS_NO_MEMORY:

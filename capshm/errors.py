@@ -1,6 +1,6 @@
 """What can go wrong, grouped by what the caller can do about it.
 
-A `Refused` call asked for something that a rule forbids: ask for less. A `Fault` is what the emulated hardware raises:
+A `Fault` is what the emulated hardware raises:
 the program has a bug, or an experiment has shown what it set out to show. The rest is about the machine itself.
 
 All of them pickle; a capability that travels in one arrives untagged, as every capability that leaves its process does.
@@ -85,7 +85,7 @@ class PageViolation(Fault):
 
 
 class NotAttached(CapshmError):
-    """The calling process or thread has no part in the machine, or the capability is from an earlier attachment."""
+    """The calling process has no part in any machine: it was forked by code that ran no hooks."""
 
 
 class HolderStopped(CapshmError):
@@ -100,7 +100,7 @@ class HolderStopped(CapshmError):
 
 
 class RevocationIncomplete(CapshmError):
-    """Not everyone could be stopped in time: the gate is open again and nothing has left quarantine.
+    """Not everyone could be stopped in time: the gate is open again, and nothing was revoked.
 
     processes: (pid, reason) for each process that was still inside an operation.
     """

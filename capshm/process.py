@@ -7,8 +7,8 @@ with `NotAttached`. The reasons are in native/process.h.
 
 from __future__ import annotations
 
-import errno
 import os
+import threading
 
 from capshm._native import ffi, lib
 from capshm.errors import CapshmError, NotAttached
@@ -20,6 +20,7 @@ ARENA_SIZE = 64 << 30
 """Bytes of the arena."""
 
 _are_hooks_registered = False
+_hooks_lock = threading.Lock()
 
 
 def ensure_attached() -> None:
@@ -37,21 +38,19 @@ def ensure_attached() -> None:
         raise CapshmError(
             f"process {os.getpid()} cannot reserve its arena of {ARENA_SIZE >> 30} GiB at {ARENA_BASE:#x}: "
             f"{os.strerror(ffi.errno)}; "
-            "an address-space limit (ulimit -v) below arena_size is the usual reason"
+            "an address-space limit (ulimit -v) below that is the usual reason"
         )
-    if not _are_hooks_registered:
-        _are_hooks_registered = True
-        os.register_at_fork(
-            before=lib.capshm_fork_before,
-            after_in_parent=lib.capshm_fork_in_parent,
-            after_in_child=_attach_child,
-        )
+    with _hooks_lock:
+        if not _are_hooks_registered:
+            os.register_at_fork(
+                before=lib.capshm_fork_before,
+                after_in_parent=lib.capshm_fork_in_parent,
+                after_in_child=_attach_child,
+            )
+            _are_hooks_registered = True
 
 
 def _attach_child() -> None:
     status = lib.capshm_fork_in_child()
     if status:
-        raise CapshmError(
-            f"process {os.getpid()}, forked by {os.getppid()}, found no free slot ({errno.errorcode[errno.EAGAIN]}): "
-            "it is not attached"
-        )
+        raise CapshmError(f"process {os.getpid()}, forked by {os.getppid()}, found no free slot: it is not attached")

@@ -52,6 +52,14 @@ enum status leave_unfinished(struct line_place place, enum line_result result, u
     return status == STATUS_AGAIN ? status : refuse(status, authority, address);
 }
 
+enum line_result write_bytes(uint64_t address, const void *bytes, size_t length) {
+    STEP(WRITE_CLEARED);
+    if (!program_copy((void *)address, bytes, length))
+        return LINE_FAULTED;
+    STEP(WRITE_DONE);
+    return LINE_DONE;
+}
+
 enum line_result store_plainly(struct line_place place, const char *values, size_t stride) {
     const enum line_result cleared = line_clear(place);
     if (cleared != LINE_DONE)

@@ -1,4 +1,4 @@
-/* checks.h: the checks of a memory access in the order of the ISA (cheribsd:5.3), for memory.c, data.c and copy.c.
+/* checks.h: the checks of a memory access in the order of the ISA (cheribsd:5.3), for all that goes through an authority.
  *
  * tag, seal, permission, permission for tagged data, bounds, alignment, page. What is asked at every access is inline;
  * why it was refused is found out once more, out of line, when it was. Everything here runs inside the gate unless it
@@ -94,6 +94,9 @@ static inline bool is_about_value(enum status status) {
     return status == STATUS_PERMISSION_VIOLATION || status == STATUS_STORE_LOCAL_VIOLATION ||
            status == STATUS_STORE_TAG_VIOLATION;
 }
+
+/* Writes bytes over granules whose tags have been cleared. */
+enum line_result write_bytes(uint64_t address, const void *bytes, size_t length);
 
 /* Stores untagged granules where capabilities may not be stored: plain data, and the tags go. */
 enum line_result store_plainly(struct line_place place, const char *values, size_t stride);

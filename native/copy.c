@@ -116,10 +116,8 @@ static enum status copy_bytes(const struct copy *copy, const struct piece *piece
     outcome->authority = copy->to;
     outcome->address = destination;
     outcome->result = line_clear(outcome->place);
-    STEP(WRITE_CLEARED);
-    if (outcome->result == LINE_DONE && !program_copy((void *)destination, bytes, piece->length))
-        outcome->result = LINE_FAULTED;
-    STEP(WRITE_DONE);
+    if (outcome->result == LINE_DONE)
+        outcome->result = write_bytes(destination, bytes, piece->length);
     return STATUS_OK;
 }
 

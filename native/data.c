@@ -1,11 +1,8 @@
-/* data.c: plain bytes through a checked authority, and copies that keep tags (cheribsd:5.3).
+/* data.c: plain bytes through a checked authority (cheribsd:5.3).
  *
- * A data write clears the tag of every granule that it touches before the first of its bytes is written: no death
- * leaves a tag over a mixture. A copy keeps a tag where source and destination are congruent modulo 16 and whole
- * granules are copied; everywhere else bytes are copied and tags are lost, as a loop of byte copies would.
+ * A data write clears the tag of every granule that it touches before the first of its bytes is written: no death leaves a
+ * tag over a mixture.
  */
-#include <string.h>
-
 #include "capshm.h"
 #include "checks.h"
 #include "program.h"
@@ -101,10 +98,8 @@ static enum status transfer_in_page(uint32_t authority, uint64_t address, char *
     enum line_result result = LINE_DONE;
     if (is_write) {
         result = clear_in_page(entry, address, length, &place);
-        STEP(WRITE_CLEARED);
-        if (result == LINE_DONE && !program_copy((void *)address, buffer, length))
-            result = LINE_FAULTED;
-        STEP(WRITE_DONE);
+        if (result == LINE_DONE)
+            result = write_bytes(address, buffer, length);
     } else if (!program_copy(buffer, (const void *)address, length)) {
         result = LINE_FAULTED;
     }

@@ -1,8 +1,6 @@
 /* derive.c: registers: making, looking at and deriving capabilities (cheribsd:5.2). Derivation never faults: what is
  * not allowed clears the tag. It runs inside the gate, so that a revocation finds either the old register or the new
  * one. */
-#include <string.h>
-
 #include "capshm.h"
 #include "checks.h"
 

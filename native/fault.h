@@ -1,6 +1,6 @@
 /* fault.h: how an operation says that it was refused, and what the thread then knows about it.
  *
- * Every entry point of the core returns an enum status. Anything but STATUS_OK leaves the details in this thread's
+ * Operations return an enum status. Emulated faults and STATUS_HOLDER_STOPPED leave their details in this thread's
  * struct fault, which the caller reads before its next call.
  */
 #ifndef CAPSHM_FAULT_H

@@ -36,10 +36,9 @@ struct granule {
     uint64_t metadata;
 };
 
-/* tags: bit i is the tag of granule i of the run. Written only by the holder of the line's lock, or by a sweep while
- *       the world is stopped.
- * lock: 0 | version (41 bits) << 23 while free; holder, whole-line flag, granule and version while held
- *       (sideband.h). */
+/* tags: bit i is the tag of granule i of the run. Written only by the holder of the line's lock, by a thread that alone can
+ *       reach the line, or by a sweep while the world is stopped.
+ * lock: version (41 bits) << 23 while free; holder, whole-line flag, granule and version while held (sideband.h). */
 struct tag_line {
     _Atomic uint64_t tags;
     _Atomic uint64_t lock;

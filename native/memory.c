@@ -1,9 +1,10 @@
-/* memory.c: loads, stores, copies and data access through a checked authority (cheribsd:5.3).
+/* memory.c: loads and stores of capabilities through a checked authority (cheribsd:5.3).
  *
- * Every entry point has the same shape. Inside the gate: check the authority for all of what is left of the range, look
- * the page up, do the granules of one tag line; outside again: wait if the line was held, go on with the next line. So
- * a thread is never inside the gate for more than a line (a page for plain data), a stop never waits long, and after
- * each stop the authority, which a revocation may have reached, is checked anew.
+ * The ways that almost all single loads and stores take come as straight code, load_quickly and capshm_store. Whatever is out
+ * of the ordinary starts again in load_line or store_line, which have the shape of everything else in this core. Inside the gate:
+ * check the authority for all of what is left of the range, look the page up, do the granules of one tag line; outside again:
+ * wait if the line was held, go on with the next line. So a thread is never inside the gate for more than a line, a stop
+ * never waits long, and after each stop the authority, which a revocation may have reached, is checked anew.
  */
 #include "capshm.h"
 #include "checks.h"

@@ -65,7 +65,6 @@ struct region *page_table_add_region(const struct region_place *place) {
         .object = place->object,
         .base = place->base,
         .length = place->length,
-        .first_line = place->first_line,
     };
     return free_region;
 }

@@ -51,7 +51,6 @@ struct region {
     uint32_t object;         /* names the object in slots: 24 bits, never reused within a gate; 0: region is free */
     uint64_t base;           /* first data address; 0: this region was never used, nor any behind it */
     uint64_t length;         /* in bytes, whole pages */
-    uint64_t first_line;     /* number of the first tag line in the object */
 };
 
 /* What it takes to fill one. lines, twins and clear are addresses; lines 0: no capability permission at all. */

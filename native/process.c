@@ -5,8 +5,6 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -14,7 +12,6 @@
 #include <linux/membarrier.h>
 
 #include "capshm.h"
-#include "clock.h"
 #include "page_table.h"
 #include "program.h"
 #include "register_file.h"
@@ -56,7 +53,7 @@ static void end_thread(void *member) {
     process_unlock();
 }
 
-/* From the second thread on all mappings lock their tag lines, private ones too. */
+/* From a fork on shared mappings lock their tag lines, from the second thread on private ones too. */
 static void lock_all_regions(bool is_private_too) {
     for (uint32_t number = 0; number < REGIONS && address_space.regions[number].base != 0; number++) {
         struct region *const region = &address_space.regions[number];
@@ -76,7 +73,7 @@ bool process_is_single_threaded(void) {
     return count_members() <= 1;
 }
 
-/* Called with the mutex held. */
+/* With the lock in hand. */
 static enum status add_member(void) {
     for (uint32_t number = 0; number < MEMBERS; number++) {
         struct gate_member *const member = &members->members[number];
@@ -87,7 +84,7 @@ static enum status add_member(void) {
             return STATUS_NO_MEMORY;
         thread_member = member;
         pthread_setspecific(thread_end_key, member);
-        return STATUS_AGAIN;
+        return STATUS_OK;
     }
     return STATUS_NO_MEMORY;
 }
@@ -124,7 +121,7 @@ static enum status attach_thread(void) {
         lock_all_regions(true);
     const enum status status = add_member();
     process_resume();
-    return status;
+    return status == STATUS_OK ? STATUS_AGAIN : status;
 }
 
 /* Sweeps the registers if that was not done for this epoch. */
@@ -185,16 +182,27 @@ static enum status initialize_memory(uint64_t arena_base, uint64_t arena_size) {
     return STATUS_OK;
 }
 
-enum status capshm_attach(uint64_t arena_base, uint64_t arena_size) {
+/* With the lock in hand: two threads may come at once. */
+static enum status attach(uint64_t arena_base, uint64_t arena_size) {
     if (members != NULL)
         return members->is_attached ? STATUS_OK : STATUS_NOT_ATTACHED;
     if (arena_size == 0 || (arena_base | arena_size) % (PAGE_BYTES * 64))
         return STATUS_INVALID;
-    if (!program_install_handler() || !gate_register_process() || pthread_key_create(&thread_end_key, end_thread) != 0)
+    static bool has_key;
+    has_key = has_key || pthread_key_create(&thread_end_key, end_thread) == 0;
+    if (!has_key || !program_install_handler() || !gate_register_process())
         return STATUS_NO_MEMORY;
     const enum status status = initialize_memory(arena_base, arena_size);
-    if (status == STATUS_OK)
-        members->is_attached = true;
+    if (status != STATUS_OK)
+        return status;
+    members->is_attached = true;
+    return STATUS_OK;
+}
+
+enum status capshm_attach(uint64_t arena_base, uint64_t arena_size) {
+    process_lock();
+    const enum status status = attach(arena_base, arena_size);
+    process_unlock();
     return status;
 }
 
@@ -248,10 +256,10 @@ enum status capshm_fork_in_child(void) {
     process_lock();
     members->is_attached = true;
     const enum status status = add_member();
-    if (status == STATUS_AGAIN)
+    if (status == STATUS_OK)
         atomic_store(&thread_member->seen, seen_at_fork); /* an epoch since then is caught up with, as in the parent */
     else
         members->is_attached = false;
     process_unlock();
-    return status == STATUS_AGAIN ? STATUS_OK : status;
+    return status;
 }

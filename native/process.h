@@ -1,7 +1,7 @@
 /* process.h: what one process of the core keeps, how its threads come and go, and how it forks.
  *
- * All of it is private memory, so a fork copies it. Three things must not be copied, and the kernel wipes the memory
- * that holds them (MADV_WIPEONFORK): the threads' members, which point to gate slots of the parent. A child that ran
+ * All of it is private memory, so a fork copies it. One thing must not be copied, and the kernel wipes the memory
+ * that holds it (MADV_WIPEONFORK): the threads' members, which point to gate slots of the parent. A child that ran
  * the hooks gets members of its own; one that did not has none and is refused everywhere.
  *
  * Fork, in order. before: quiesce the other threads; enter the gate, so that no pass runs (cheribsd:F23), and stay

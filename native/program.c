@@ -4,7 +4,6 @@
 
 #include <setjmp.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -119,7 +118,6 @@ static void pass_on(int signal_number, siginfo_t *info, void *context) {
 
 static void handle_fault(int signal_number, siginfo_t *info, void *context) {
     program_fault = (struct program_fault){
-        .address = (uint64_t)info->si_addr,
         .is_bus_error = signal_number == SIGBUS,
         .is_mapping_gone = signal_number == SIGSEGV && info->si_code == SEGV_MAPERR,
     };

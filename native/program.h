@@ -26,7 +26,6 @@
 #endif
 
 struct program_fault {
-    uint64_t address;
     bool is_bus_error;    /* SIGBUS: the mapping is there, the object's page is not */
     bool is_mapping_gone; /* SIGSEGV, SEGV_MAPERR */
 };
@@ -36,7 +35,7 @@ extern _Thread_local struct program_fault program_fault;
 /* Installs the handler for SIGSEGV and SIGBUS in front of the present ones. Idempotent. False: errno tells why. */
 bool program_install_handler(void);
 
-/* Copies length bytes; either side may be program memory. False: program_fault tells where; a prefix may have been
+/* Copies length bytes; either side may be program memory. False: program_fault tells why; a prefix may have been
  * copied. */
 bool program_copy(void *to, const void *from, size_t length);
 

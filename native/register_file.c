@@ -1,12 +1,11 @@
 /* register_file.c: which registers are free, and the sweep over them.
  *
  * Windows are kept in sizes of powers of two, the free ones of a size in a list that runs through the registers
- * themselves; never used ones come from the end. The lists are guarded by one mutex: they are asked once for many
+ * themselves; never used ones come from the end. The caller holds the lock of the process: they are asked once for many
  * registers.
  */
 #include "register_file.h"
 
-#include <pthread.h>
 #include <sys/mman.h>
 
 enum { SIZES = 25, RETURN_BYTES = 4 << 20 };

@@ -35,7 +35,7 @@ struct capability_register {
     uint64_t length; /* top - base; 2^64 - 1 also for 2^64: no access reaches the last byte of the address space */
     uint64_t origin; /* serial of the vmspace that the value belongs to; 0: this one */
     uint64_t last_granule; /* length - 16 */
-    uint32_t rights; /* RIGHT_LIVE, RIGHT_TAG; decoded: RIGHT_UNSEALED and the permissions */
+    uint32_t rights; /* RIGHT_LIVE, RIGHT_TAG; RIGHT_DECODED and with it RIGHT_UNSEALED, RIGHT_GRANULE, permissions */
     uint32_t unused[3];
 };
 

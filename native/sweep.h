@@ -13,8 +13,8 @@
  * program. A page of twins without any tag is not read either: most were never written, and reading would allocate
  * them.
  *
- * The world is stopped: nobody is inside an operation, and a line that a dead holder left locked has the holder's own
- * tag bit clear. So no lock is taken and no version moves; tags are read and stored as relaxed atomics, and the gate
+ * The world is stopped: nobody is inside an operation, and in a line that a dead holder left locked the tags are true
+ * all the same (sideband.h). So no lock is taken and no version moves; tags are read and stored as relaxed atomics, and the gate
  * that stopped the world and opens again orders them with everything before and after. Several sweeps may run at once
  * on different lines.
  *

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import statistics
 import time
 import traceback
@@ -13,11 +14,9 @@ from typing import Annotated, TypeVar
 
 import cyclopts
 
-from capshm.capability import Capability
+from capshm.capability import GRANULE, Capability
 from capshm.errors import CapshmError
 from capshm.testing import Segment, Shadow, closed_gate
-
-GRANULE = 16
 
 Answer = TypeVar("Answer")
 
@@ -139,29 +138,31 @@ def _revoke(size: int) -> dict[str, float]:
     with Segment(size) as segment:
         freed = segment.root.with_bounds(64)
         segment.root.fill_capabilities(GRANULE, segment.length // GRANULE - 1, freed)
-        to_child, to_parent = os.pipe(), os.pipe()
+        ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
-            _child_that_holds(segment.root.load_capability(GRANULE), to_child[0], to_parent[1])
-        os.read(to_parent[0], 1)  # the child has its copy
-        Shadow().paint(freed)
-        begin = time.perf_counter_ns()
-        with closed_gate():
-            counts = segment.sweep()
-        pause = time.perf_counter_ns() - begin
-        os.write(to_child[1], b"!")
-        tag = os.read(to_parent[0], 1)
+            _child_that_holds(segment.root.load_capability(GRANULE), theirs)
+        theirs.close()
+        with ours:
+            ours.recv(1)  # the child has its copy, or has died
+            Shadow().paint(freed)
+            begin = time.perf_counter_ns()
+            with closed_gate():
+                counts = segment.sweep()
+            pause = time.perf_counter_ns() - begin
+            ours.send(b"!")
+            tag = ours.recv(1)
+            Shadow().clear(freed)  # not before: the child sweeps its registers when it comes by
         os.waitpid(pid, 0)
-        for end in (*to_child, *to_parent):
-            os.close(end)
-        Shadow().clear(freed.without_tag())
+    if not tag:
+        raise CapshmError(f"the child {pid} of the comparison died before it could say what its variable holds")
     return {"pause_us": pause / 1000, "found": counts.found, "cleared": counts.cleared, "child_tag": tag[0]}
 
 
-def _child_that_holds(copy: Capability, asked: int, answer: int) -> None:
+def _child_that_holds(copy: Capability, parent: socket.socket) -> None:
     try:
-        os.write(answer, b"!")
-        os.read(asked, 1)
-        os.write(answer, bytes([copy.tag]))
+        parent.send(b"!")
+        parent.recv(1)
+        parent.send(bytes([copy.tag]))
     finally:
         os._exit(0)

@@ -265,7 +265,8 @@ class Shadow:
 def closed_gate(*, timeout: float = 1.0, new_epoch: bool = True) -> Iterator[None]:
     """Stop the world: inside, no thread of any process of the gate touches a capability, and none is interrupted.
 
-    With a new epoch, the default, every process sweeps its registers before its next operation after the gate opens.
+    With a new epoch, the default, every process sweeps its registers before its next operation after the gate opens;
+    what is painted must stay painted until all of them have come by.
     Capability operations of the calling thread are refused inside (`CapshmError`), but for the sweeps.
     RevocationIncomplete: somebody stayed inside an operation for `timeout` seconds; the gate is open again.
     """

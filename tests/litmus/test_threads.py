@@ -21,11 +21,6 @@ SEEDED_RACES: dict[str, variants.Patch] = {
         "atomic_store_explicit(&slot->in_operation, 0, memory_order_release);\n    STEP(OPERATION_LEFT);",
         "atomic_store_explicit(&slot->in_operation, 0, memory_order_relaxed);",
     ),
-    "a stop signal read without acquire": (
-        "gate.h",
-        "atomic_load_explicit(&self->gate->signal, memory_order_acquire);",
-        "atomic_load_explicit(&self->gate->signal, memory_order_relaxed);",
-    ),
 }
 
 needs_sanitizer = pytest.mark.skipif(

@@ -73,7 +73,7 @@ static void map_and_unmap(struct actor *me) {
     expect(capshm_load(me->into, 0, me->into + 1), "load");
     expect(capshm_inspect(me->into + 1, &held), "inspect");
     if (!(held.rights & RIGHT_TAG))
-        fail("the only capability of a new object has lost its tag");
+        violated("the only capability of a new object has lost its tag");
     expect(capshm_unmap(mapping.address, PAGE_BYTES), "unmap");
     expect(capshm_unmap_memory(mapping.address, PAGE_BYTES), "unmap memory");
     expect(capshm_unmap_memory(sideband, 4 * PAGE_BYTES), "unmap memory");
@@ -117,7 +117,7 @@ static void receive_visitors(struct actor *me) {
     for (uint32_t i = 0; i < 2; i++) {
         void *has_seen_violation;
         if (pthread_join(visitors[i].thread, &has_seen_violation) != 0 || has_seen_violation != NULL)
-            fail("a visitor saw what no order explains");
+            violated("a visitor saw what no order explains");
     }
 }
 
@@ -134,7 +134,7 @@ static void fork_child(struct actor *me) {
     capshm_fork_in_parent();
     int status;
     if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
-        fail("a child failed");
+        violated("a child failed");
 }
 
 static struct part {

@@ -242,11 +242,13 @@ def try_call(name: str, call: Callable[..., object], seed: int) -> None:
             if world.segment.fd < 0:
                 world = World()
 
-    check()
-    world.close()
+    try:
+        check()
+    finally:
+        world.close()
 
 
-@isolated()
+@isolated(bound=280)
 def any_arguments(module: str, seed: int) -> None:
     """In a process of its own, because a crash ends it: the last line then says what was called."""
     wrong: list[str] = []

@@ -6,6 +6,8 @@ import os
 import pickle
 import struct
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -215,7 +217,7 @@ each_number = pytest.mark.parametrize("call", NUMBERS.values(), ids=NUMBERS.keys
 
 
 @each_number
-@pytest.mark.parametrize("wrong", [1.0, 16.5, "16", None, b"\x10"], ids=repr)
+@pytest.mark.parametrize("wrong", [1.0, Decimal(16), Fraction(16), "16", None, b"\x10"], ids=repr)
 def test_what_is_no_int_is_a_type_error(root: Capability, call: Callable[..., object], wrong: object) -> None:
     """Addresses, offsets, lengths and counts are ints."""
     with pytest.raises(TypeError):
