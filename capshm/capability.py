@@ -257,18 +257,18 @@ class Capability:
         Rights: LOAD; without LOAD_CAP here or at the page the value comes untagged. Raises a `Fault`: tag, seal,
         permission, bounds, alignment, page, in this order; `HolderStopped`.
         """
+        if type(offset) is not int or offset < 0:  # the usual offsets need no further look
+            offset = _offset(offset)
         try:
             register = _take()
         except IndexError:
             register = _registers.refill()
         try:
             status = _load(self._register, offset, register)
-        except (OverflowError, TypeError):  # the usual offsets need no look from Python
-            try:
-                status = _load(self._register, _offset(offset), register)
-            except BaseException:
-                _give_back(register)
-                raise
+        except OverflowError:
+            _give_back(register)
+            _offset(offset)  # says what is wrong with it
+            raise
         if status:
             _give_back(register)
             fail(status, "load a capability", self)
@@ -284,10 +284,13 @@ class Capability:
         `load_capability`. After a `PageViolation` with SIGBUS the granule is untagged.
         """
         register = _capability(value)._register
+        if type(offset) is not int or offset < 0:
+            offset = _offset(offset)
         try:
             status = _store(self._register, offset, register)
-        except (OverflowError, TypeError):
-            status = _store(self._register, _offset(offset), register)
+        except OverflowError:
+            _offset(offset)  # says what is wrong with it
+            raise
         if status:
             fail(status, "store a capability", self)
 
@@ -345,7 +348,10 @@ class Capability:
         Rights: STORE and writable pages. Checked as a whole; a truncation in the middle leaves the pages before it
         written.
         """
-        buffer = ffi.from_buffer(data)
+        try:
+            buffer = ffi.from_buffer(data)
+        except BufferError as error:
+            raise TypeError(f"the data must be contiguous bytes: {error}") from error
         status = lib.capshm_write(self._register, _offset(offset), buffer, len(buffer))
         if status:
             fail(status, f"write {len(buffer)} bytes", self)
@@ -371,7 +377,7 @@ class Capability:
         process by the real signal.
         """
         number = _number("a length", length, 0, _WORD_END)
-        address = self._check_range(offset, number, "view", writable)
+        address = self._check_range(offset, number, "view", bool(writable))
         view = memoryview(ffi.buffer(ffi.cast("char *", address), number))
         return view if writable else view.toreadonly()
 

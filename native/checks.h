@@ -21,7 +21,7 @@ enum status refuse(enum status status, uint32_t authority, uint64_t address) __a
 /* The register to check: decoded, whatever it holds. */
 static inline struct capability_register *register_ready(uint32_t number) {
     struct capability_register *const held = &register_file[number];
-    if (!(held->rights & RIGHT_DECODED))
+    if (!(__atomic_load_n(&held->rights, __ATOMIC_ACQUIRE) & RIGHT_DECODED))
         register_decode(held);
     return held;
 }
@@ -45,7 +45,9 @@ ALWAYS_INLINE bool has_rights(const struct capability_register *authority, uint3
 }
 
 ALWAYS_INLINE bool is_in_bounds(const struct capability_register *authority, uint64_t address, uint64_t size) {
-    return size <= authority->length && address - authority->base <= authority->length - size;
+    const uint64_t base = __atomic_load_n(&authority->base, __ATOMIC_RELAXED);
+    const uint64_t length = __atomic_load_n(&authority->length, __ATOMIC_RELAXED);
+    return size <= length && address - base <= length - size;
 }
 
 /* How many granules from address on lie in one tag line, at most wanted. */

@@ -28,7 +28,7 @@ bool gate_register_process(void) {
     return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
 }
 
-static void barrier_in_all_processes(void) {
+void gate_barrier_everywhere(void) {
     syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
 }
 
@@ -197,7 +197,7 @@ enum status gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, s
         add_straggler(&gate->slots[closer], stragglers, capacity, straggler_count);
         return STATUS_INCOMPLETE;
     }
-    barrier_in_all_processes();
+    gate_barrier_everywhere();
     const uint32_t used = atomic_load(&gate->slots_used);
     for (uint32_t number = 1; number < used; number++) {
         struct gate_slot *const slot = &gate->slots[number];

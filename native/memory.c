@@ -65,8 +65,9 @@ enum status capshm_load_many(uint32_t authority, uint64_t offset, uint32_t first
 
 /* All that the authority must allow for one granule, in as few instructions as it takes. */
 ALWAYS_INLINE bool may_access_granule(const struct capability_register *held, uint32_t permission, uint64_t address) {
-    return has_rights(held, permission | RIGHT_GRANULE) && address - held->base <= held->last_granule &&
-           address % GRANULE_SIZE == 0;
+    return has_rights(held, permission | RIGHT_GRANULE) && address % GRANULE_SIZE == 0 &&
+           address - __atomic_load_n(&held->base, __ATOMIC_RELAXED) <=
+               __atomic_load_n(&held->last_granule, __ATOMIC_RELAXED);
 }
 
 /* The way that almost every load takes, without a call: all checks hold and nobody is in the way. False: nothing was

@@ -127,7 +127,7 @@ static enum status attach_thread(void) {
 /* Sweeps the registers if that was not done for this epoch. */
 static void catch_up(uint64_t epoch) {
     process_lock(); /* also the place where a quiesced thread waits */
-    if (process.swept_epoch != epoch) {
+    if ((int64_t)(epoch - process.swept_epoch) > 0) { /* another thread may have come by for a later one already */
         struct sweep_counts counts = {0};
         register_file_sweep(&process.shadow, &counts);
         process.swept_epoch = epoch;

@@ -68,18 +68,20 @@ static inline void register_load(struct capability_register *into, struct granul
     into->rights = RIGHT_LIVE | (tag ? (uint32_t)RIGHT_TAG : 0);
 }
 
-/* Fills in what decoding gives. Two threads may do it at once to the same end. */
+/* Fills in what decoding gives. Two threads may do it at once to the same end: the rights come last, and say that the rest
+ * is there. */
 static inline void register_decode(struct capability_register *held) {
     const struct capability_bounds bounds = capability_bounds(held->value);
-    const uint64_t length = bounds.top - bounds.base;
-    held->base = bounds.base;
-    held->length = length == 0 && bounds.top_carry && bounds.base == 0 ? UINT64_MAX : length;
-    held->last_granule = held->length - GRANULE_SIZE;
-    const bool has_granule =
-        bounds.top_carry == 0 && held->length >= GRANULE_SIZE && bounds.base >= address_space.arena_base &&
-        bounds.top <= address_space.arena_base + address_space.arena_size && bounds.base < bounds.top;
-    const uint32_t rights = held->rights | (has_granule ? RIGHT_GRANULE : 0) | RIGHT_DECODED |
-                            capability_permissions(held->value.metadata) |
+    const bool is_whole = bounds.top == bounds.base && bounds.top_carry && bounds.base == 0;
+    const uint64_t length = is_whole ? UINT64_MAX : bounds.top - bounds.base;
+    const bool has_granule = bounds.top_carry == 0 && bounds.base < bounds.top && length >= GRANULE_SIZE &&
+                             bounds.base >= address_space.arena_base &&
+                             bounds.top <= address_space.arena_base + address_space.arena_size;
+    __atomic_store_n(&held->base, bounds.base, __ATOMIC_RELAXED);
+    __atomic_store_n(&held->length, length, __ATOMIC_RELAXED);
+    __atomic_store_n(&held->last_granule, length - GRANULE_SIZE, __ATOMIC_RELAXED);
+    const uint32_t rights = __atomic_load_n(&held->rights, __ATOMIC_RELAXED) | RIGHT_DECODED |
+                            (has_granule ? RIGHT_GRANULE : 0) | capability_permissions(held->value.metadata) |
                             (capability_is_sealed(held->value.metadata) ? 0 : RIGHT_UNSEALED);
     __atomic_store_n(&held->rights, rights, __ATOMIC_RELEASE);
 }

@@ -130,8 +130,10 @@ enum line_result line_clear(struct line_place place) {
             return LINE_DONE;
         }
     }
-    if (~atomic_load_explicit(place.clear, memory_order_relaxed) & mask)
-        atomic_fetch_or_explicit(place.clear, mask, memory_order_seq_cst); /* before the bytes; partner: (6) */
+    if (~atomic_load_explicit(place.clear, memory_order_relaxed) & mask) {
+        atomic_fetch_or_explicit(place.clear, mask, memory_order_seq_cst);
+        gate_barrier_everywhere(); /* before the bytes; partner: (5), (6) */
+    }
     return LINE_DONE;
 }
 

@@ -113,7 +113,7 @@ class Segment:
         lock_nanoseconds = _nanoseconds("lock_timeout", lock_timeout)
         self.size = size
         self.length = _round_up(encoding.representable_length(_round_up(size, PAGE)), PAGE)
-        if fd is not None and operator.index(fd) >= 1 << 31:
+        if fd is not None and not -(1 << 31) <= operator.index(fd) < 1 << 31:
             raise ValueError(f"a descriptor is a small number, not {fd}")
         if fd is not None and os.fstat(fd).st_size < size:
             raise ValueError(f"descriptor {fd} has {os.fstat(fd).st_size} bytes, fewer than {size}")
@@ -210,7 +210,7 @@ class Segment:
             os.close(fd)
 
     def __del__(self) -> None:
-        if self._mappings:
+        if getattr(self, "_mappings", None):  # none, too, if the arguments were refused
             warnings.warn(
                 f"a segment of {self.size} bytes was never closed", ResourceWarning, source=self, stacklevel=1
             )

@@ -255,7 +255,7 @@ BUGS = [
     Bug(
         "stop-without-barrier",
         "the gate is closed without a barrier in the other processes: a flag that is not visible yet is missed",
-        (("gate.c", "    barrier_in_all_processes();\n    const uint32_t used", "    const uint32_t used"),),
+        (("gate.c", "    gate_barrier_everywhere();\n    const uint32_t used", "    const uint32_t used"),),
         Program("gate", ("200000",)),
     ),
     Bug(
