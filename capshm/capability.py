@@ -76,7 +76,9 @@ class Capability:
         )
 
     def __del__(self) -> None:
-        _give_back(self._register)
+        register, self._register = self._register, 0  # whoever brings it back from a dead cycle holds nobody's
+        if register:
+            _give_back(register)
 
     # What it says
 

@@ -8,7 +8,6 @@ with `NotAttached`. The reasons are in native/process.h.
 from __future__ import annotations
 
 import os
-import threading
 
 from capshm._native import ffi, lib
 from capshm.errors import CapshmError, NotAttached
@@ -19,16 +18,12 @@ ARENA_BASE = 0x5500_0000_0000
 ARENA_SIZE = 64 << 30
 """Bytes of the arena."""
 
-_are_hooks_registered = False
-_hooks_lock = threading.Lock()
-
 
 def ensure_attached() -> None:
     """Make this process the first of a gate of its own, unless it is attached already.
 
     CapshmError if the kernel refuses: the message names what to change. Nothing is kept then.
     """
-    global _are_hooks_registered
     if lib.capshm_is_attached():
         return
     status = lib.capshm_attach(ARENA_BASE, ARENA_SIZE)
@@ -40,17 +35,18 @@ def ensure_attached() -> None:
             f"{os.strerror(ffi.errno)}; "
             "an address-space limit (ulimit -v) below that is the usual reason"
         )
-    with _hooks_lock:
-        if not _are_hooks_registered:
-            os.register_at_fork(
-                before=lib.capshm_fork_before,
-                after_in_parent=lib.capshm_fork_in_parent,
-                after_in_child=_attach_child,
-            )
-            _are_hooks_registered = True
 
 
 def _attach_child() -> None:
     status = lib.capshm_fork_in_child()
     if status:
         raise CapshmError(f"process {os.getpid()}, forked by {os.getppid()}, found no free slot: it is not attached")
+
+
+# At import, so that no fork falls between attaching and registering, and so that `before` hooks of modules that were
+# imported later, which may wait for locks, run before this one keeps the other threads out.
+os.register_at_fork(
+    before=lib.capshm_fork_before,
+    after_in_parent=lib.capshm_fork_in_parent,
+    after_in_child=_attach_child,
+)

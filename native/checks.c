@@ -45,10 +45,11 @@ static enum status refuse_access(uint32_t authority, uint64_t address) {
 
 enum status leave_unfinished(struct line_place place, enum line_result result, uint32_t authority, uint64_t address,
                              uint64_t *waited) {
+    const uint64_t lock = result == LINE_HELD ? atomic_load(&place.line->lock) : 0;
     gate_leave();
     if (result == LINE_FAULTED)
         return refuse_access(authority, address);
-    const enum status status = line_wait(place, process.lock_timeout, waited);
+    const enum status status = line_wait(place, lock, process.lock_timeout, waited);
     return status == STATUS_AGAIN ? status : refuse(status, authority, address);
 }
 

@@ -63,30 +63,33 @@ bool gate_owner_is_dead(uint64_t owner) {
         return errno == ESRCH;
     /* The descriptor names whoever had the pid when it was opened. If the start time that is read now is the owner's,
      * the pid cannot have changed hands before, so the descriptor is the owner's. A zombie still has its start time. */
-    const bool is_other = owner_word(pid, process_start_time(pid)) != owner;
+    const uint64_t start_time = process_start_time(pid);
+    /* Not knowing (no descriptor is free, /proc is hidden) is no death: the descriptor alone decides then. */
+    const bool is_other = start_time != 0 && owner_word(pid, start_time) != owner;
     struct pollfd ended = {.fd = descriptor, .events = POLLIN};
     const bool has_ended = poll(&ended, 1, 0) == 1;
     close(descriptor);
     return is_other || has_ended;
 }
 
-/* The signal after an opening: nobody closes it; a new epoch if there is something to sweep. */
-static uint64_t opened(uint64_t signal, bool is_new_epoch) {
-    return (signal & ~SIGNAL_CLOSER) + ((uint64_t)is_new_epoch << GATE_EPOCH_SHIFT);
+/* The signal after an opening: nobody closes it, and it was never the same before, so that nobody takes the next closing
+ * for this one. */
+static uint64_t opened(uint64_t signal) {
+    return (signal & ~SIGNAL_CLOSER) + (UINT64_C(1) << GATE_OPENING_SHIFT);
 }
 
 static void wake_parked(struct gate *gate) {
     syscall(SYS_futex, (uint32_t *)&gate->signal, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-/* True if it was dead. A closer that died leaves the gate closed. Nothing is half done by that: tags that its sweep cleared stay cleared,
- * and the new epoch makes every process sweep its registers, which is never wrong. */
+/* True if it was dead. A closer that died leaves the gate closed. Nothing is half done by that: tags that its sweep
+ * cleared stay cleared, and its revocation never returned, so no register needs to be swept for it. */
 static bool open_if_closer_is_dead(struct gate *gate, uint64_t signal) {
     const struct gate_slot *const slot = &gate->slots[signal & SIGNAL_CLOSER];
     const uint64_t owner = atomic_load(&slot->owner);
     if (owner != 0 && !gate_owner_is_dead(owner))
         return false;
-    if (atomic_compare_exchange_strong(&gate->signal, &signal, opened(signal, true)))
+    if (atomic_compare_exchange_strong(&gate->signal, &signal, opened(signal)))
         wake_parked(gate);
     return true;
 }
@@ -94,14 +97,17 @@ static bool open_if_closer_is_dead(struct gate *gate, uint64_t signal) {
 /* Waits for the gate to change from this closed signal, for a while, and looks whether it ever will. */
 static void park(struct gate *gate, uint64_t signal) {
     const struct timespec look_up = {.tv_nsec = (long)PARKED_LOOK_UP};
-    /* The lower half of the signal holds the closer and part of the epoch, so it changes with every opening. */
+    /* The lower half of the signal holds the closer and part of the number of openings, so it changes with every opening. */
     syscall(SYS_futex, (uint32_t *)&gate->signal, FUTEX_WAIT, (uint32_t)signal, &look_up, NULL, 0);
     if (atomic_load(&gate->signal) == signal)
         open_if_closer_is_dead(gate, signal);
 }
 
 bool gate_claim_slot(struct gate *gate, struct gate_member *member, gate_recovery *recover) {
-    const uint64_t mine = owner_word(getpid(), process_start_time(getpid()));
+    const uint64_t start_time = process_start_time(getpid());
+    if (start_time == 0)
+        return false; /* others would take this process for dead */
+    const uint64_t mine = owner_word(getpid(), start_time);
     for (uint32_t number = 1; number < GATE_SLOTS; number++) {
         struct gate_slot *const slot = &gate->slots[number];
         uint64_t owner = atomic_load(&slot->owner);
@@ -133,6 +139,8 @@ bool gate_claim_slot(struct gate *gate, struct gate_member *member, gate_recover
 void gate_release_slot(struct gate_member *member) {
     struct gate_slot *const slot = member->slot;
     member->slot = NULL;
+    if (thread_member == member)
+        thread_member = &unattached_member; /* the member may soon be another thread's */
     atomic_store(&slot->in_operation, 0);
     atomic_store(&slot->owner, 0);
 }
@@ -217,6 +225,8 @@ bool gate_is_closed_by_this_thread(void) {
 
 void gate_open(bool is_new_epoch) {
     struct gate *const gate = thread_member->gate;
-    atomic_store(&gate->signal, opened(atomic_load(&gate->signal), is_new_epoch));
+    if (is_new_epoch)
+        atomic_fetch_add(&gate->epoch, 1); /* before the gate opens: who enters after that sees it */
+    atomic_store(&gate->signal, opened(atomic_load(&gate->signal)));
     wake_parked(gate);
 }

@@ -17,11 +17,11 @@
  * (3) would need a full fence, 5 ns for each operation; the membarrier moves that price to the closer, 2 to 4 us for
  * each stop.
  *
- * The signal is the epoch and the slot of whoever has closed the gate, in one word, so that nobody ever takes a living
- * closer for a dead one. A thread goes on only if the signal is the one that it has seen last; so the one comparison
- * also catches it after an epoch, and it sweeps its process's registers before it loads or stores again. A process that
- * was asleep all the time pays then, and nobody before. If the closer dies, whoever waits for it opens the gate with a
- * new epoch.
+ * The signal is the number of openings and the slot of whoever has closed the gate, in one word that is never the same
+ * twice, so that nobody ever takes a living closer for a dead one. A thread goes on only if the signal is the one that
+ * it has seen last; so the one comparison also catches it after an opening, and if that began a new epoch, it sweeps its
+ * process's registers before it loads or stores again. A process that was asleep all the time pays then, and nobody
+ * before. If the closer dies, whoever waits for it opens the gate.
  *
  * A thread whose flag is set is not stopped, whatever its state: stopped by SIGSTOP inside an operation, it would store
  * the old value when it goes on. The closer waits for the flag, for the owner's death, and at most for its timeout;
@@ -47,7 +47,7 @@
 
 enum {
     GATE_SLOTS = 1 << 16, /* the lock field of a tag line has 16 bits for the holder; slot 0 stands for nobody */
-    GATE_EPOCH_SHIFT = 16,
+    GATE_OPENING_SHIFT = 16,
     GATE_OWNER_PID_SHIFT = 42, /* Linux has 22 bits of pid at most; 42 bits of ticks are more than a thousand years */
 };
 
@@ -58,7 +58,8 @@ struct gate_slot {
 };
 
 struct gate {
-    _Alignas(64) _Atomic uint64_t signal; /* epoch << 16 | slot of whoever closed it, 0 while it is open */
+    _Alignas(64) _Atomic uint64_t signal; /* openings << 16 | slot of whoever closed it, 0 while it is open */
+    _Atomic uint64_t epoch; /* grows before an opening after which everybody has to sweep */
     _Atomic uint32_t slots_used;          /* no slot from here on was ever claimed */
     _Atomic uint32_t objects;             /* numbers given to objects so far; 24 bits are used */
     struct gate_slot slots[GATE_SLOTS];
@@ -131,9 +132,6 @@ enum gate_obstacle {
 
 /* Waits while the gate is closed, but not for ever: looks whether the closer still lives. */
 enum gate_obstacle gate_wait(struct gate_member *member, uint64_t *signal);
-static inline uint64_t gate_epoch(uint64_t signal) {
-    return signal >> GATE_EPOCH_SHIFT;
-}
 
 /* Closes the gate over everyone but the calling thread, which must have a slot and be outside any operation.
  * timeout: nanoseconds. STATUS_INCOMPLETE: the gate is open again, or another's; stragglers holds the first capacity of

@@ -69,8 +69,8 @@ static uint32_t count_members(void) {
     return count;
 }
 
-bool process_is_single_threaded(void) {
-    return count_members() <= 1;
+bool process_is_alone(void) {
+    return count_members() <= 1 && !is_fork_prepared;
 }
 
 /* With the lock in hand. */
@@ -124,14 +124,17 @@ static enum status attach_thread(void) {
     return status == STATUS_OK ? STATUS_AGAIN : status;
 }
 
-/* Sweeps the registers if that was not done for this epoch. */
-static void catch_up(uint64_t epoch) {
+/* The gate is open at this signal: sweeps the registers if that was not done for its epoch, and lets the thread in. With the
+ * lock in hand to the end, so that a thread that is being kept out does not let itself in again. */
+static void catch_up(struct gate_member *self, uint64_t signal) {
     process_lock(); /* also the place where a quiesced thread waits */
-    if ((int64_t)(epoch - process.swept_epoch) > 0) { /* another thread may have come by for a later one already */
+    const uint64_t epoch = atomic_load(&self->gate->epoch); /* of this opening, or of a later one */
+    if (epoch > process.swept_epoch) {
         struct sweep_counts counts = {0};
         register_file_sweep(&process.shadow, &counts);
         process.swept_epoch = epoch;
     }
+    atomic_store_explicit(&self->seen, signal, memory_order_relaxed);
     process_unlock();
 }
 
@@ -143,10 +146,8 @@ enum status process_clear_way(void) {
     const enum gate_obstacle obstacle = gate_wait(self, &signal);
     if (obstacle == GATE_IS_MINE)
         return STATUS_GATE_CLOSED;
-    if (obstacle == GATE_IS_OPEN) {
-        catch_up(gate_epoch(signal));
-        atomic_store_explicit(&self->seen, signal, memory_order_relaxed);
-    }
+    if (obstacle == GATE_IS_OPEN)
+        catch_up(self, signal);
     return STATUS_AGAIN;
 }
 
@@ -182,6 +183,11 @@ static enum status initialize_memory(uint64_t arena_base, uint64_t arena_size) {
     return STATUS_OK;
 }
 
+/* In every child, before any Python: the copy of the lock may be held by a thread of the parent. */
+static void free_lock(void) {
+    mutex = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+}
+
 /* With the lock in hand: two threads may come at once. */
 static enum status attach(uint64_t arena_base, uint64_t arena_size) {
     if (members != NULL)
@@ -189,7 +195,8 @@ static enum status attach(uint64_t arena_base, uint64_t arena_size) {
     if (arena_size == 0 || (arena_base | arena_size) % (PAGE_BYTES * 64))
         return STATUS_INVALID;
     static bool has_key;
-    has_key = has_key || pthread_key_create(&thread_end_key, end_thread) == 0;
+    has_key =
+        has_key || (pthread_key_create(&thread_end_key, end_thread) == 0 && pthread_atfork(NULL, NULL, free_lock) == 0);
     if (!has_key || !program_install_handler() || !gate_register_process())
         return STATUS_NO_MEMORY;
     const enum status status = initialize_memory(arena_base, arena_size);
@@ -252,7 +259,6 @@ enum status capshm_fork_in_child(void) {
     if (!is_fork_prepared)
         return STATUS_OK; /* the parent was not attached: nor is the child */
     is_fork_prepared = false;
-    mutex = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP; /* the copy is locked, by a thread of the parent */
     process_lock();
     members->is_attached = true;
     const enum status status = add_member();

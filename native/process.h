@@ -51,8 +51,8 @@ static inline enum status process_enter(void) {
     return STATUS_OK;
 }
 
-/* True if no second thread of the process has come to an operation. With the mutex held. */
-bool process_is_single_threaded(void);
+/* True if no second thread of the process has come to an operation, and no fork is under way. With the lock in hand. */
+bool process_is_alone(void);
 
 /* Waits until no other thread of the process is inside an operation and keeps them out; the mutex is held between. */
 void process_quiesce(void);

@@ -141,16 +141,27 @@ static bool recover(struct tag_line *line, uint64_t lock) {
     return atomic_compare_exchange_strong(&line->lock, &lock, lock_freed(lock));
 }
 
-enum status line_wait(struct line_place place, uint64_t timeout, uint64_t *waited) {
-    const uint64_t lock = atomic_load(&place.line->lock);
+/* Inside the gate, and only if the line is still mapped: nobody unmaps it then. */
+static void recover_mapped(struct line_place place, uint64_t lock) {
+    if (gate_try_enter() == NULL)
+        return; /* the next attempt of the operation finds out why */
+    if (page_table_region(page_table_look_up((uint64_t)place.data)) == place.region)
+        recover(place.line, lock);
+    gate_leave();
+}
+
+enum status line_wait(struct line_place place, uint64_t lock, uint64_t timeout, uint64_t *waited) {
+    static _Thread_local uint64_t waited_for;
     if ((lock & LOCK_SLOT) == 0)
         return STATUS_AGAIN;
-    const struct gate_slot *const holder = &thread_member->gate->slots[lock & LOCK_SLOT];
-    const uint64_t owner = atomic_load(&holder->owner);
+    if (lock != waited_for)
+        *waited = 0; /* the lock has changed hands: that is progress */
+    waited_for = lock;
+    const uint64_t owner = atomic_load(&thread_member->gate->slots[lock & LOCK_SLOT].owner);
     const uint64_t begin = clock_now();
     if (*waited > 0 && (owner == 0 || gate_owner_is_dead(owner))) {
         if (place.region->is_lines_writable) {
-            recover(place.line, lock);
+            recover_mapped(place, lock);
         } else {
             dead_lock.line = place.line;
             dead_lock.lock = lock;
@@ -169,7 +180,7 @@ enum status line_wait(struct line_place place, uint64_t timeout, uint64_t *waite
         const struct timespec nap = {.tv_nsec = 100000};
         nanosleep(&nap, NULL);
     }
-    *waited = atomic_load(&place.line->lock) == lock ? *waited + (clock_now() - begin) : 0;
+    *waited += clock_now() - begin;
     return STATUS_AGAIN;
 }
 

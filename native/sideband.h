@@ -126,10 +126,11 @@ void line_scrub(struct line_place place, uint32_t i);
 /* Clears the tags of the granules, in whatever way this mapping may, before plain bytes are written there. */
 enum line_result line_clear(struct line_place place);
 
-/* After LINE_HELD, outside the gate: waits until the lock has changed hands, frees it if the holder is dead.
+/* After LINE_HELD, outside the gate: waits a while for the lock to change hands, frees it if the holder is dead.
+ * lock: the line's lock word, read inside the gate; the line itself is not touched, it may be unmapped by now.
  * timeout, *waited: nanoseconds to wait for the same holder, and waited so far by this operation, in and out.
- * STATUS_AGAIN: try again. STATUS_HOLDER_STOPPED: the holder lives and kept the lock for lock_timeout. */
-enum status line_wait(struct line_place place, uint64_t timeout, uint64_t *waited);
+ * STATUS_AGAIN: try again. STATUS_HOLDER_STOPPED: the holder lives and kept the lock for so long. */
+enum status line_wait(struct line_place place, uint64_t lock, uint64_t timeout, uint64_t *waited);
 
 /* A gate_recovery (gate.h), for lines of objects that this process maps with the right to. */
 bool sideband_recover_target(const struct gate_slot *slot, uint32_t number, uint64_t owner, uint64_t target);

@@ -56,7 +56,7 @@ enum status capshm_map(const struct capshm_mapping *mapping) {
         .object = mapping->object,
         .is_lines_writable = mapping->is_lines_writable,
         .is_private = mapping->is_private,
-        .is_locking = !mapping->is_exclusive || !process_is_single_threaded(),
+        .is_locking = !mapping->is_exclusive || !process_is_alone(),
     });
     if (region != NULL)
         page_table_map(region, mapping->address, mapping->length, mapping->permissions);
@@ -123,7 +123,8 @@ void capshm_gate_open(bool is_new_epoch) {
         gate_open(is_new_epoch);
 }
 
-enum status capshm_sweep_memory(uint64_t address, uint64_t length, uint32_t kernel, struct sweep_counts *counts) {
+/* With the lock in hand, so that nobody unmaps meanwhile. */
+static enum status sweep_memory(uint64_t address, uint64_t length, uint32_t kernel, struct sweep_counts *counts) {
     if (!is_in_arena(address, length) || !gate_is_closed_by_this_thread() || !sweep_kernel_is_available(kernel))
         return STATUS_INVALID;
     while (length > 0) {
@@ -139,6 +140,13 @@ enum status capshm_sweep_memory(uint64_t address, uint64_t length, uint32_t kern
         length -= now;
     }
     return STATUS_OK;
+}
+
+enum status capshm_sweep_memory(uint64_t address, uint64_t length, uint32_t kernel, struct sweep_counts *counts) {
+    process_lock();
+    const enum status status = sweep_memory(address, length, kernel, counts);
+    process_unlock();
+    return status;
 }
 
 enum status capshm_sweep_registers(struct sweep_counts *counts) {

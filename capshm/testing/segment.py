@@ -11,6 +11,7 @@ import bisect
 import contextlib
 import operator
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,17 @@ _LARGEST = 16 << 30
 _taken: list[tuple[int, int]] = []  # (first address, first address past the end) of the mappings in the arena, sorted
 
 
+_arena_lock = threading.Lock()
+
+
+def _new_arena_lock() -> None:
+    global _arena_lock
+    _arena_lock = threading.Lock()  # a thread of the parent may hold the copy
+
+
+os.register_at_fork(after_in_child=_new_arena_lock)
+
+
 def _round_up(number: int, unit: int) -> int:
     return -(-number // unit) * unit
 
@@ -57,6 +69,11 @@ def _nanoseconds(what: str, seconds: float) -> int:
 
 def _take_arena(length: int, alignment: int) -> int:
     """The first free place of the arena, with a page left free behind it so that an overrun faults."""
+    with _arena_lock:
+        return _first_free(length, alignment)
+
+
+def _first_free(length: int, alignment: int) -> int:
     candidate = _round_up(process.ARENA_BASE, alignment)
     for first, end in _taken:
         if candidate + length + PAGE <= first:
@@ -275,19 +292,21 @@ def closed_gate(*, timeout: float = 1.0, new_epoch: bool = True) -> Iterator[Non
     process.ensure_attached()
     count = ffi.new("size_t *")
     stragglers = ffi.new("int32_t[]", 256)
-    status = lib.capshm_gate_close(nanoseconds, stragglers, len(stragglers), count)
-    if status == lib.STATUS_INCOMPLETE:
-        pids = sorted(set(stragglers[0 : min(count[0], len(stragglers))]))
-        raise errors.RevocationIncomplete(
-            f"process {os.getpid()} could not stop {len(pids)} process(es) within {timeout} s: {pids}",
-            processes=[(pid, "inside an operation") for pid in pids],
-        )
-    if status:
-        fail(status, "close the gate")
-    try:
+    was_mine = lib.capshm_gate_is_mine()
+    try:  # from here on: an interrupt may come as soon as the gate is closed
+        status = lib.capshm_gate_close(nanoseconds, stragglers, len(stragglers), count)
+        if status == lib.STATUS_INCOMPLETE:
+            pids = sorted(set(stragglers[0 : min(count[0], len(stragglers))]))
+            raise errors.RevocationIncomplete(
+                f"process {os.getpid()} could not stop {len(pids)} process(es) within {timeout} s: {pids}",
+                processes=[(pid, "inside an operation") for pid in pids],
+            )
+        if status:
+            fail(status, "close the gate")
         yield
     finally:
-        lib.capshm_gate_open(is_new_epoch)
+        if not was_mine:
+            lib.capshm_gate_open(is_new_epoch)  # nothing, unless this thread has closed it
 
 
 def sweep_registers() -> SweepCounts:

@@ -97,7 +97,7 @@ struct round {
     uint32_t granule;
     uint32_t value; /* numbers of two values */
     uint32_t other;
-    uint64_t half; /* what a write puts into the address */
+    uint8_t byte; /* what a write puts into the address: one, because more are not promised to stay together */
 };
 
 static struct round plan(uint64_t seed, uint64_t number) {
@@ -105,13 +105,17 @@ static struct round plan(uint64_t seed, uint64_t number) {
     struct round round = {.contender = random_below(&dice, CONTENDERS), .granule = random_below(&dice, HOT)};
     round.value = random_below(&dice, STORED_SETS) * HOT + round.granule;
     round.other = random_below(&dice, STORED_SETS) * HOT + round.granule;
-    round.half = random_word(&dice) | 1; /* no value has an odd address */
+    round.byte = (uint8_t)random_word(&dice) | 1; /* no value has an odd address */
     return round;
 }
 
 static void hesitate(struct actor *me) {
     for (uint32_t turn = random_below(me, 48); turn > 0; turn--)
         __asm__ volatile("" ::: "memory");
+}
+
+static void write_raw(const struct round *round) {
+    __atomic_store_n((uint8_t *)hot_data(round->granule), round->byte, __ATOMIC_RELAXED);
 }
 
 static void contend(struct actor *me, const struct round *round) {
@@ -123,24 +127,24 @@ static void contend(struct actor *me, const struct round *round) {
     else if (round->contender == LOOKS)
         expect(capshm_load(authorities + FULL, offset, me->into), "load");
     else if (round->contender == WRITES_RAW)
-        __atomic_store_n(&hot_data(round->granule)->address, round->half, __ATOMIC_RELAXED);
+        write_raw(round);
     else
-        expect(capshm_write(authorities + writers[round->contender], offset, &round->half, sizeof round->half),
-               "write");
+        expect(capshm_write(authorities + writers[round->contender], offset, &round->byte, 1), "write");
 }
 
 /* Both orders, and what each leaves. */
 static bool is_explained(const struct round *round, struct granule left, bool tag) {
     const bool is_value = left.address == words[round->value].address && left.metadata == words[round->value].metadata;
     const bool is_other = left.address == words[round->other].address && left.metadata == words[round->other].metadata;
-    const bool is_half = left.address == round->half && left.metadata == words[round->value].metadata;
+    const bool is_written = left.address == (words[round->value].address & ~(uint64_t)0xff) + round->byte &&
+                            left.metadata == words[round->value].metadata;
     switch (round->contender) {
     case STORES:
         return tag && (is_value || is_other);
     case LOOKS:
         return tag && is_value;
     default:
-        return tag ? is_value : is_half;
+        return tag ? is_value : is_written;
     }
 }
 
@@ -149,7 +153,7 @@ static void play_first(struct actor *me, uint64_t seed, uint64_t rounds) {
         const struct round round = plan(seed, number);
         const uint64_t offset = hot_offset(round.granule);
         if (round.contender == LOOKS) /* at something that is to be scrubbed */
-            __atomic_store_n(&hot_data(round.granule)->address, round.half, __ATOMIC_RELAXED);
+            write_raw(&round);
         atomic_store(&run->begun, number);
         hesitate(me);
         expect(capshm_store(authorities + FULL, offset, values + round.value), "store");
