@@ -211,18 +211,6 @@ BUGS = [
         Node("tests/faults/test_truncation.py"),
     ),
     Bug(
-        "dead-holder-keeps-the-lock",
-        "a lock whose holder has died is never freed",
-        (
-            (
-                "sideband.c",
-                "    return atomic_compare_exchange_strong(&line->lock, &lock, lock_freed(lock));",
-                "    return line == NULL || lock == 0;",
-            ),
-        ),
-        Node("tests/faults/test_death.py::test_killed_at_some_instructions"),
-    ),
-    Bug(
         "sweep-forgets-the-last-lines",
         "lines behind the last whole group of eight are not swept",
         (("sweep_body.h", "    for (; line < line_count; line++)\n        take_line(&pass, line);\n", ""),),
