@@ -37,7 +37,7 @@ static void *shared_memory(uint64_t address, size_t size) {
 }
 
 static void set_up(void) {
-    if (capshm_attach(ARENA, UINT64_C(1) << 36) != STATUS_OK)
+    if (capshm_attach(ARENA, UINT64_C(1) << 36, -1) != STATUS_OK)
         fail("attach");
     shared_memory(ARENA, OBJECT_SIZE);
     lines = shared_memory(0, OBJECT_SIZE / 64 + OBJECT_SIZE);

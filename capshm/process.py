@@ -26,7 +26,7 @@ def ensure_attached() -> None:
     """
     if lib.capshm_is_attached():
         return
-    status = lib.capshm_attach(ARENA_BASE, ARENA_SIZE)
+    status = lib.capshm_attach(ARENA_BASE, ARENA_SIZE, -1)
     if status == lib.STATUS_NOT_ATTACHED:
         raise NotAttached(f"process {os.getpid()} was forked by code that ran no hooks: it is not attached")
     if status:

@@ -23,8 +23,15 @@
 
 /* Process ---------------------------------------------------------------------------------------------------------- */
 
-/* Reserves the arena and makes this process the first of a new gate; in a process that is attached already, nothing. */
-enum status capshm_attach(uint64_t arena_base, uint64_t arena_size);
+/* Reserves the arena and joins a gate: that of a descriptor, of at least capshm_gate_size() bytes that were zero at
+ * first, or with -1 one of its own. In a process that is attached already: nothing with -1, else STATUS_INVALID. */
+enum status capshm_attach(uint64_t arena_base, uint64_t arena_size, int gate);
+/* Unmaps everything in the arena, takes the tags of all registers and leaves the gate. */
+void capshm_detach(void);
+size_t capshm_gate_size(void);
+/* The pids of the living processes that have slots in this process's gate, one for each slot; the first capacity of them.
+ * Returns how many there are. */
+size_t capshm_gate_processes(int32_t *pids, size_t capacity);
 bool capshm_is_attached(void);
 
 /* To be called around every fork; a child in which the last one did not run is not attached. */
@@ -65,6 +72,44 @@ uint32_t capshm_new_object(void);
 enum status capshm_map(const struct capshm_mapping *mapping);
 /* Takes it out. Afterwards no thread of this process is inside an operation on the pages: they may be unmapped. */
 enum status capshm_unmap(uint64_t address, uint64_t length);
+
+/* A mapping of an object, or of private anonymous memory, with all that belongs to it. */
+struct capshm_object_mapping {
+    uint64_t address; /* of the data; whole pages of the arena */
+    uint64_t length;
+    uint64_t offset;       /* of its first byte in the object, whole pages */
+    int32_t data;          /* descriptor; -1: private anonymous memory, and only the permissions matter */
+    int32_t tags;          /* of tag lines and, from TWINS_OFFSET on, twins; -1: no capability permission, now or ever */
+    int32_t clear;         /* of the clear map; -1: nobody can set a tag in this object (a file) */
+    uint32_t object;       /* its number */
+    uint32_t permissions;  /* PAGE_READ, PAGE_WRITE, PAGE_LOAD_CAP, PAGE_STORE_CAP, PAGE_EXECUTE */
+    bool is_shared;        /* false: MAP_PRIVATE, page by page (private.h) */
+    bool is_tags_writable; /* the tags descriptor may be mapped for writing */
+    bool is_kept_at_fork;  /* false: a child finds neither tags nor capability permission here (cheribsd:F2) */
+};
+
+enum {
+    TWINS_OFFSET = 1 << 30, /* in the file of the tags: the tag lines of the largest object lie before */
+};
+#define OBJECT_SIZE_MAX (UINT64_C(64) << 30)
+
+/* Maps it over whatever lies there. The descriptors may be closed right after. STATUS_NO_MEMORY: errno tells why, and
+ * nothing has changed. */
+enum status capshm_map_object(const struct capshm_object_mapping *mapping);
+/* Gives the mapped pages of a range other permissions. STATUS_NO_MEMORY: the page table says so, but the kernel had no
+ * memory to follow: raw accesses may be refused or permitted as before. */
+enum status capshm_protect(uint64_t address, uint64_t length, uint32_t permissions);
+/* Back to the bare reservation. */
+enum status capshm_unmap_range(uint64_t address, uint64_t length);
+/* Whether the kernel gives the data of a range to a child at all. */
+enum status capshm_set_inherit(uint64_t address, uint64_t length, bool is_inherited);
+
+/* Takes a snapshot of data and tags of a mapped range, outside the arena; a child may adopt it as private memory of its
+ * own in the place of what it inherited. Whoever has a stage drops it, adopted or not. */
+enum status capshm_stage(uint64_t address, uint64_t length, uint64_t *stage);
+enum status capshm_adopt(uint64_t stage, uint64_t address, uint32_t permissions);
+void capshm_drop_stage(uint64_t stage);
+
 /* The entry of a page as page_table.h describes it; 0 outside the arena. */
 uint64_t capshm_page_entry(uint64_t address);
 

@@ -34,6 +34,10 @@ enum status refuse_page(uint32_t authority, uint64_t address, uint64_t entry) {
     return refuse(entry & PAGE_MAPPED ? STATUS_PAGE_NOT_PERMITTED : STATUS_PAGE_NOT_MAPPED, authority, address);
 }
 
+enum status refuse_write(uint32_t authority, uint64_t address, uint64_t entry) {
+    return entry & PAGE_COPY ? refuse(STATUS_COPY_FIRST, authority, address) : refuse_page(authority, address, entry);
+}
+
 /* Program memory could not be touched although the page table permits it: truncated, no memory, or unmapped past
  * capshm. */
 static enum status refuse_access(uint32_t authority, uint64_t address) {

@@ -33,6 +33,9 @@ enum status explain_refusal(uint32_t authority, uint64_t address, uint64_t size,
 /* A page whose entry does not permit what is wanted. */
 enum status refuse_page(uint32_t authority, uint64_t address, uint64_t entry) __attribute__((cold));
 
+/* The same for a write, which a page may also ask to wait for a copy: STATUS_COPY_FIRST, which leave_refused answers. */
+enum status refuse_write(uint32_t authority, uint64_t address, uint64_t entry) __attribute__((cold));
+
 /* Leaves the gate with the refusal of an access that faulted, or waits for a held line: STATUS_AGAIN asks for another
  * turn. */
 enum status leave_unfinished(struct line_place place, enum line_result result, uint32_t authority, uint64_t address,
@@ -111,7 +114,7 @@ ALWAYS_INLINE enum status store_in_page(uint32_t authority, uint64_t address, co
     const uint64_t entry = page_table_look_up(address);
     *done = 0;
     if (unlikely(!(entry & PAGE_WRITE)))
-        return refuse_page(authority, address, entry);
+        return refuse_write(authority, address, entry);
     *place = line_place_of(page_table_region(entry), address, count);
     if (likely((entry & PAGE_STORE_CAP) && place->region->is_lines_writable)) {
         if (tagged != 0)

@@ -8,6 +8,7 @@
  */
 #include "capshm.h"
 #include "checks.h"
+#include "private.h"
 #include "program.h"
 
 struct copy {
@@ -104,7 +105,7 @@ static enum status copy_bytes(const struct copy *copy, const struct piece *piece
     if (!(source_entry & PAGE_READ))
         return refuse_page(copy->from, source, source_entry);
     if (!(entry & PAGE_WRITE))
-        return refuse_page(copy->to, destination, entry);
+        return refuse_write(copy->to, destination, entry);
     outcome->authority = copy->from;
     outcome->address = source;
     outcome->result = program_copy(bytes, (const void *)source, piece->length) ? LINE_DONE : LINE_FAULTED;
@@ -131,8 +132,7 @@ static enum status copy_piece(const struct copy *copy, const struct piece *piece
         status = (piece->is_granules ? copy_granules : copy_bytes)(copy, piece, &outcome);
     if (status == STATUS_OK && outcome.result != LINE_DONE)
         return leave_unfinished(outcome.place, outcome.result, outcome.authority, outcome.address, waited);
-    gate_leave();
-    return status;
+    return leave_refused(status, copy->to);
 }
 
 enum status capshm_copy(uint32_t from, uint32_t to, uint64_t length) {

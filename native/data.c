@@ -5,6 +5,7 @@
  */
 #include "capshm.h"
 #include "checks.h"
+#include "private.h"
 #include "program.h"
 
 /* Bytes from address on that lie in its page, at most wanted. */
@@ -24,7 +25,8 @@ static enum status check_authority(uint32_t authority, uint64_t address, uint64_
 static enum status check_pages(uint32_t authority, uint64_t address, uint64_t length, uint32_t page_permission) {
     while (length > 0) {
         const uint64_t entry = page_table_look_up(address);
-        if ((entry & page_permission) != page_permission)
+        const uint64_t permitted = entry | (entry & PAGE_COPY ? PAGE_WRITE : 0);
+        if ((permitted & page_permission) != page_permission)
             return refuse_page(authority, address, entry);
         const uint64_t now = bytes_in_page(address, length);
         address += now;
@@ -59,7 +61,19 @@ static enum status check_range(uint32_t authority, uint64_t offset, uint64_t len
 }
 
 enum status capshm_view(uint32_t authority, uint64_t offset, uint64_t length, bool is_writable, uint64_t *address) {
-    return check_range(authority, offset, length, is_writable ? need_both : need_read, address);
+    const enum status checked = check_range(authority, offset, length, is_writable ? need_both : need_read, address);
+    if (checked != STATUS_OK || !is_writable)
+        return checked;
+    for (uint64_t left = length, place = *address; left > 0;) {
+        const uint64_t now = bytes_in_page(place, left);
+        const bool is_shared = page_table_look_up(place) & PAGE_COPY; /* raw writes are only for pages of one's own */
+        const enum status status = is_shared ? private_copy_page(place, authority) : STATUS_AGAIN;
+        if (status != STATUS_AGAIN)
+            return status;
+        place += now;
+        left -= now;
+    }
+    return STATUS_OK;
 }
 
 /* Clears the tags of all granules that length bytes at address touch, which lie in one page.
@@ -89,11 +103,9 @@ static enum status transfer_in_page(uint32_t authority, uint64_t address, char *
     enum status status = check_authority(authority, address, total, need.permission);
     const uint64_t entry = page_table_look_up(address);
     if (status == STATUS_OK && !(entry & need.page))
-        status = refuse_page(authority, address, entry);
-    if (status != STATUS_OK) {
-        gate_leave();
-        return status;
-    }
+        status = is_write ? refuse_write(authority, address, entry) : refuse_page(authority, address, entry);
+    if (status != STATUS_OK)
+        return leave_refused(status, authority);
     struct line_place place = {0};
     enum line_result result = LINE_DONE;
     if (is_write) {

@@ -30,6 +30,7 @@ enum status {
     STATUS_INVALID,    /* an argument that no caller in this project passes */
     /* Inside the core only: the operation has left the gate and is to be started again. */
     STATUS_AGAIN,
+    STATUS_COPY_FIRST, /* the page must be made this process's own before it is written (private.h) */
 };
 
 struct fault {

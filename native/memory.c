@@ -8,6 +8,7 @@
  */
 #include "capshm.h"
 #include "checks.h"
+#include "private.h"
 #include "process.h"
 
 /* Loads ------------------------------------------------------------------------------------------------------------ */
@@ -125,10 +126,8 @@ static enum status store_line(uint32_t authority, uint64_t address, uint64_t tot
     if (likely(status == STATUS_OK))
         status = store_in_page(authority, address, (const char *)&values->value, stride, count, tagged, &place, &result,
                                &done);
-    if (unlikely(status != STATUS_OK)) {
-        gate_leave();
-        return status;
-    }
+    if (unlikely(status != STATUS_OK))
+        return leave_refused(status, authority);
     if (unlikely(result != LINE_DONE))
         return leave_unfinished(place, result, authority, address + ((uint64_t)done << GRANULE_SHIFT), waited);
     gate_leave();

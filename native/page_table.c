@@ -2,6 +2,7 @@
 #include "page_table.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 struct address_space address_space;
@@ -32,28 +33,47 @@ enum status page_table_initialize(uint64_t arena_base, uint64_t arena_size) {
         .entries = entries,
         .entries_origin = (uint64_t)entries - (arena_base >> PAGE_SHIFT) * sizeof(uint64_t),
         .regions = regions,
+        .region_count = 1, /* that of private memory */
         .arena_base = arena_base,
         .arena_size = arena_size,
     };
+    *page_table_private_region() =
+        (struct region){.is_private = true, .base = arena_base, .length = arena_size, .target_origin = 1};
     return STATUS_OK;
 }
 
-struct region *page_table_add_region(const struct region_place *place) {
-    struct region *free_region = NULL;
-    bool is_locking = place->is_locking;
-    for (uint32_t number = 0; number < REGIONS; number++) {
+int page_protection(uint32_t permissions) {
+    return (permissions & PAGE_READ ? PROT_READ : 0) | (permissions & PAGE_WRITE ? PROT_WRITE : 0) |
+           (permissions & PAGE_EXECUTE ? PROT_EXEC : 0);
+}
+
+/* Whether some region of the object already locks its tag lines. */
+static bool is_object_locking(uint32_t object) {
+    for (uint32_t number = 1; number < address_space.region_count; number++) {
         struct region *const other = &address_space.regions[number];
-        if (other->object == place->object)
-            is_locking = atomic_load_explicit(&other->is_locking, memory_order_relaxed);
-        if (other->object == 0 && free_region == NULL)
-            free_region = other;
-        if (other->base == 0)
-            break;
+        if (other->object == object && atomic_load_explicit(&other->is_locking, memory_order_relaxed))
+            return true;
     }
-    if (free_region == NULL)
+    return false;
+}
+
+/* The one that became free last, or the next that was never used. */
+static struct region *take_free_region(void) {
+    struct region *const freed = address_space.free_region;
+    if (freed != NULL) {
+        address_space.free_region = freed->next_free;
+        return freed;
+    }
+    return address_space.region_count == REGIONS ? NULL : &address_space.regions[address_space.region_count++];
+}
+
+struct region *page_table_add_region(const struct region_place *place) {
+    struct region *const region = take_free_region();
+    if (region == NULL)
         return NULL;
     const uint64_t first = place->base >> LINE_DATA_SHIFT;
-    *free_region = (struct region){
+    const bool is_locking = place->is_locking || is_object_locking(place->object);
+    *region = (struct region){
         .lines_origin = place->lines - first * sizeof(struct tag_line),
         .twins_origin = place->twins - place->base,
         .clear_origin = place->clear - first * sizeof(uint64_t),
@@ -62,35 +82,61 @@ struct region *page_table_add_region(const struct region_place *place) {
         .is_lines_writable = place->is_lines_writable,
         .is_private = place->is_private,
         .has_lines = place->lines != 0,
+        .has_clear_map = place->clear != 0,
+        .is_copied_on_write = place->is_copied_on_write,
+        .is_lost_at_fork = place->is_lost_at_fork,
         .object = place->object,
         .base = place->base,
         .length = place->length,
     };
-    return free_region;
+    memcpy(region->areas, place->areas, sizeof region->areas);
+    return region;
+}
+
+void page_table_drop_region(struct region *region) {
+    *region = (struct region){.next_free = address_space.free_region};
+    address_space.free_region = region;
+}
+
+static void free_region(struct region *region) {
+    for (uint32_t number = 0; number < REGION_AREAS; number++) {
+        if (region->areas[number].length != 0)
+            munmap((void *)region->areas[number].address, region->areas[number].length);
+    }
+    page_table_drop_region(region);
+}
+
+void page_table_set(uint64_t page, uint64_t entry) {
+    _Atomic uint64_t *const place = page_table_entry_of(page);
+    struct region *const old = page_table_region(atomic_load_explicit(place, memory_order_relaxed));
+    struct region *const new = page_table_region(entry);
+    atomic_store_explicit(place, entry, memory_order_relaxed);
+    if (new == old)
+        return;
+    if (new != NULL)
+        new->page_count++;
+    if (old != NULL && --old->page_count == 0 && old != page_table_private_region())
+        free_region(old);
 }
 
 void page_table_map(struct region *region, uint64_t address, uint64_t length, uint32_t permissions) {
     const uint64_t entry = (uint64_t)region | PAGE_MAPPED | permissions;
     for (uint64_t page = address; page < address + length; page += PAGE_BYTES)
-        atomic_store_explicit(page_table_entry_of(page), entry, memory_order_relaxed);
-}
-
-static bool has_page(const struct region *region) {
-    for (uint64_t page = region->base; page < region->base + region->length; page += PAGE_BYTES) {
-        if (page_table_region(page_table_look_up(page)) == region)
-            return true;
-    }
-    return false;
+        page_table_set(page, entry);
 }
 
 void page_table_unmap(uint64_t address, uint64_t length) {
-    for (uint64_t page = address; page < address + length; page += PAGE_BYTES) {
-        _Atomic uint64_t *const entry = page_table_entry_of(page);
-        struct region *const region = page_table_region(atomic_load_explicit(entry, memory_order_relaxed));
-        atomic_store_explicit(entry, 0, memory_order_relaxed);
-        const bool is_last_of_run =
-            page + PAGE_BYTES >= address + length || page_table_region(page_table_look_up(page + PAGE_BYTES)) != region;
-        if (is_last_of_run && region != NULL && !has_page(region))
-            region->object = 0;
+    for (uint64_t page = address; page < address + length; page += PAGE_BYTES)
+        page_table_set(page, 0);
+}
+
+void page_table_reset(void) {
+    for (uint32_t number = 1; number < address_space.region_count; number++) {
+        if (address_space.regions[number].object != 0)
+            free_region(&address_space.regions[number]);
     }
+    page_table_private_region()->page_count = 0;
+    mmap((void *)address_space.arena_base, address_space.arena_size, PROT_NONE,
+         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    madvise(address_space.entries, (address_space.arena_size >> PAGE_SHIFT) * sizeof(uint64_t), MADV_DONTNEED);
 }

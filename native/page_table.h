@@ -8,7 +8,9 @@
  *     bit 4         mapped at all
  *     bit 5         capability-dirty: a tagged value was stored here since the last revoker cleared the bit (CD)
  *     bits 6 to 7   load generation (CRG), for revokers with a load barrier
- *     bits 8 to 63  address of the region that the page belongs to: where its tag lines, twins and clear map are
+ *     bit 8         a write first makes the page this process's own (private.h); bit 1 is clear until then
+ *     bit 9         may be executed: capshm only passes it on to the kernel
+ *     bits 10 to 63 address of the region that the page belongs to: where its tag lines, twins and clear map are
  *
  * The table is private memory of the process and touched only for mapped parts of the arena; fork copies it by itself.
  * Entries change only while no thread of the process is inside an operation that uses them, or by single stores that
@@ -30,8 +32,12 @@ enum {
     PAGE_MAPPED = 1u << 4,
     PAGE_CAPABILITY_DIRTY = 1u << 5,
     PAGE_LOAD_GENERATION_SHIFT = 6,
-    PAGE_FLAGS = 0xff,
+    PAGE_COPY = 1u << 8,
+    PAGE_EXECUTE = 1u << 9,
+    PAGE_PERMISSIONS = PAGE_READ | PAGE_WRITE | PAGE_LOAD_CAP | PAGE_STORE_CAP | PAGE_EXECUTE,
+    PAGE_FLAGS = 0x3ff,
     REGIONS = 1 << 16,
+    REGION_AREAS = 3,
 };
 
 /* One mapping of one object. The origins are what addresses count from: that of data address a is
@@ -48,9 +54,18 @@ struct region {
     bool is_lines_writable;  /* tag lines and twins may be written */
     bool is_private;         /* nobody else maps this memory: fork copies data and tags together */
     bool has_lines;          /* false: this mapping has no capability permission at all */
+    bool has_clear_map;      /* false: no tag can be set in this memory by anybody (a file) */
+    bool is_copied_on_write; /* MAP_PRIVATE of an object: pages leave the region when they are written */
+    bool is_lost_at_fork;    /* a child finds no tag lines here, and no capability permission (cheribsd:F2) */
     uint32_t object;         /* names the object in slots: 24 bits, never reused within a gate; 0: region is free */
-    uint64_t base;           /* first data address; 0: this region was never used, nor any behind it */
+    uint64_t base;           /* first data address */
     uint64_t length;         /* in bytes, whole pages */
+    uint64_t page_count;     /* pages that belong to it; with the last one it becomes free */
+    struct region *next_free;
+    struct area {
+        uint64_t address;
+        uint64_t length;
+    } areas[REGION_AREAS];   /* sideband memory that is unmapped with the region */
 };
 
 /* What it takes to fill one. lines, twins and clear are addresses; lines 0: no capability permission at all. */
@@ -65,16 +80,27 @@ struct region_place {
     bool is_lines_writable;
     bool is_private;
     bool is_locking;
+    bool is_copied_on_write;
+    bool is_lost_at_fork;
+    struct area areas[REGION_AREAS];
 };
+
 struct address_space {
     _Atomic uint64_t *entries;
     uint64_t entries_origin; /* where the entry of page 0 of the whole address space would be */
     struct region *regions;
+    uint32_t region_count; /* no region from here on was ever used */
+    struct region *free_region;
     uint64_t arena_base;
     uint64_t arena_size;
 };
 
 extern struct address_space address_space __attribute__((visibility("hidden")));
+
+/* The region of all private memory, the same for every page of it (private.h). */
+static inline struct region *page_table_private_region(void) {
+    return address_space.regions;
+}
 
 /* Reserves the arena (PROT_NONE), the table and the regions. STATUS_NO_MEMORY: errno tells why, nothing is reserved. */
 enum status page_table_initialize(uint64_t arena_base, uint64_t arena_size);
@@ -83,6 +109,16 @@ enum status page_table_initialize(uint64_t arena_base, uint64_t arena_size);
 static inline _Atomic uint64_t *page_table_entry_of(uint64_t address) {
     return &address_space.entries[(address - address_space.arena_base) >> PAGE_SHIFT];
 }
+
+/* Whether these are whole pages of the arena, at least one. */
+static inline bool page_table_is_in_arena(uint64_t address, uint64_t length) {
+    const uint64_t offset = address - address_space.arena_base;
+    return length > 0 && offset < address_space.arena_size && length <= address_space.arena_size - offset &&
+           (address | length) % PAGE_BYTES == 0;
+}
+
+/* What the kernel is asked for, as in mmap(2): PROT_READ, PROT_WRITE, PROT_EXEC. */
+int page_protection(uint32_t permissions);
 
 /* The entry of the page that holds address; 0, which permits nothing, outside the arena. */
 static inline uint64_t page_table_look_up(uint64_t address) {
@@ -108,15 +144,24 @@ static inline void page_table_mark_dirty(uint64_t address, uint64_t entry) {
         atomic_fetch_or_explicit(page_table_entry_of(address), PAGE_CAPABILITY_DIRTY, memory_order_relaxed);
 }
 
-/* Finds a free region and fills it; where the object is mapped already, the new region locks its tag lines if the old
- * one does. NULL: all are in use. */
+/* Finds a free region and fills it; unless it is to lock its tag lines anyway, it does if another region of the object
+ * does. NULL: all are in use. */
 struct region *page_table_add_region(const struct region_place *place);
 
 /* Sets the entries of length bytes from address on, both multiples of the page size, to this region with these
  * permissions. */
 void page_table_map(struct region *region, uint64_t address, uint64_t length, uint32_t permissions);
 
-/* Takes the pages out of the table. A region that has no page left is free again. */
+/* Gives one page another entry. A region that has no page left is free again, and its sideband is unmapped. */
+void page_table_set(uint64_t page, uint64_t entry);
+
+/* Gives a region back that has no page yet; its sideband stays. */
+void page_table_drop_region(struct region *region);
+
+/* Unmaps everything: the arena is only reserved again, no region is in use. */
+void page_table_reset(void);
+
+/* Takes the pages out of the table. */
 void page_table_unmap(uint64_t address, uint64_t length);
 
 #endif

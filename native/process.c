@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 
 #include "capshm.h"
 #include "page_table.h"
+#include "private.h"
 #include "program.h"
 #include "register_file.h"
 #include "sideband.h"
@@ -55,7 +57,7 @@ static void end_thread(void *member) {
 
 /* From a fork on shared mappings lock their tag lines, from the second thread on private ones too. */
 static void lock_all_regions(bool is_private_too) {
-    for (uint32_t number = 0; number < REGIONS && address_space.regions[number].base != 0; number++) {
+    for (uint32_t number = 0; number < address_space.region_count; number++) {
         struct region *const region = &address_space.regions[number];
         if (is_private_too || !region->is_private)
             atomic_store_explicit(&region->is_locking, true, memory_order_relaxed);
@@ -151,35 +153,67 @@ enum status process_clear_way(void) {
     return STATUS_AGAIN;
 }
 
-static void *map_shared(size_t size) {
-    return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+static void *map_anonymous(size_t size, int flags) {
+    return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
 }
 
-/* All memory of the process, or none: what was mapped before a failure is unmapped, errno tells why. */
+/* A gate that others share by its descriptor, or one that only this process's forks will share. */
+static void *map_gate(int descriptor) {
+    if (descriptor < 0)
+        return map_anonymous(sizeof(struct gate), MAP_SHARED);
+    struct stat status;
+    if (fstat(descriptor, &status) != 0)
+        return MAP_FAILED;
+    if ((uint64_t)status.st_size < sizeof(struct gate)) {
+        errno = EINVAL;
+        return MAP_FAILED;
+    }
+    return mmap(NULL, sizeof(struct gate), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+}
+
+/* What a process needs once, whatever gate it belongs to. Nothing, after a failure; errno tells why. */
 static enum status initialize_memory(uint64_t arena_base, uint64_t arena_size) {
-    const size_t shadow_size = arena_size >> GRANULE_SHIFT >> 3;
-    void *const gate = map_shared(sizeof(struct gate));
-    void *const shadow = map_shared(shadow_size);
-    void *const wiped = mmap(NULL, sizeof(struct members), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (members != NULL)
+        return STATUS_OK;
+    void *const wiped = map_anonymous(sizeof(struct members), MAP_PRIVATE);
     enum status status = STATUS_NO_MEMORY;
-    if (gate != MAP_FAILED && shadow != MAP_FAILED && wiped != MAP_FAILED &&
-        madvise(wiped, sizeof(struct members), MADV_WIPEONFORK) == 0)
+    if (wiped != MAP_FAILED && madvise(wiped, sizeof(struct members), MADV_WIPEONFORK) == 0)
         status = register_file_initialize();
     if (status == STATUS_OK)
         status = page_table_initialize(arena_base, arena_size);
     if (status != STATUS_OK) {
         const int reason = errno;
-        munmap(gate, sizeof(struct gate)); /* of MAP_FAILED: refused, and harmless */
-        munmap(shadow, shadow_size);
-        munmap(wiped, sizeof(struct members));
+        munmap(wiped, sizeof(struct members)); /* of MAP_FAILED: refused, and harmless */
         register_file_finalize();
         errno = reason;
         return status;
     }
+    members = wiped;
+    return STATUS_OK;
+}
+
+/* Gate and shadow. A shadow is shared where the gate is this process's own, for processes that it forks; where a broker
+ * gave the gate each address space has its own, which a fork copies (cheribsd:2.3). */
+static enum status join_gate(int descriptor) {
+    const size_t shadow_size = address_space.arena_size >> GRANULE_SHIFT >> 3;
+    void *const gate = map_gate(descriptor);
+    const int reason = errno;
+    void *const shadow = map_anonymous(shadow_size, descriptor < 0 ? MAP_SHARED : MAP_PRIVATE);
+    if (gate == MAP_FAILED || shadow == MAP_FAILED) {
+        errno = gate == MAP_FAILED ? reason : ENOMEM;
+        munmap(gate, sizeof(struct gate));
+        munmap(shadow, shadow_size);
+        return STATUS_NO_MEMORY;
+    }
     process.gate = gate;
     process.shadow_bits = shadow;
-    process.shadow = (struct shadow){.bits = shadow, .first = arena_base, .limit = arena_base + arena_size};
-    members = wiped;
+    process.shadow = (struct shadow){
+        .bits = shadow,
+        .first = address_space.arena_base,
+        .limit = address_space.arena_base + address_space.arena_size,
+    };
+    process.swept_epoch = atomic_load(&process.gate->epoch); /* there is nothing to sweep yet */
+    members->is_attached = true;
     return STATUS_OK;
 }
 
@@ -189,28 +223,88 @@ static void free_lock(void) {
 }
 
 /* With the lock in hand: two threads may come at once. */
-static enum status attach(uint64_t arena_base, uint64_t arena_size) {
-    if (members != NULL)
-        return members->is_attached ? STATUS_OK : STATUS_NOT_ATTACHED;
-    if (arena_size == 0 || (arena_base | arena_size) % (PAGE_BYTES * 64))
+static enum status attach(uint64_t arena_base, uint64_t arena_size, int gate) {
+    if (members != NULL && process.gate != NULL)
+        return !members->is_attached ? STATUS_NOT_ATTACHED : gate < 0 ? STATUS_OK : STATUS_INVALID;
+    if (arena_size == 0 || (arena_base | arena_size) % (PAGE_BYTES * 64) ||
+        (members != NULL && (arena_base != address_space.arena_base || arena_size != address_space.arena_size)))
         return STATUS_INVALID;
     static bool has_key;
     has_key =
         has_key || (pthread_key_create(&thread_end_key, end_thread) == 0 && pthread_atfork(NULL, NULL, free_lock) == 0);
     if (!has_key || !program_install_handler() || !gate_register_process())
         return STATUS_NO_MEMORY;
+    private_handle_raw_writes();
     const enum status status = initialize_memory(arena_base, arena_size);
-    if (status != STATUS_OK)
-        return status;
-    members->is_attached = true;
-    return STATUS_OK;
+    return status == STATUS_OK ? join_gate(gate) : status;
 }
 
-enum status capshm_attach(uint64_t arena_base, uint64_t arena_size) {
+enum status capshm_attach(uint64_t arena_base, uint64_t arena_size, int gate) {
     process_lock();
-    const enum status status = attach(arena_base, arena_size);
+    const enum status status = attach(arena_base, arena_size, gate);
     process_unlock();
     return status;
+}
+
+/* Other threads go on pointing to their members: nobody else may get those. Without memory for new ones the old ones are
+ * kept, and the process cannot attach again. */
+static void renew_members(void) {
+    void *const wiped = map_anonymous(sizeof(struct members), MAP_PRIVATE);
+    if (wiped != MAP_FAILED && madvise(wiped, sizeof(struct members), MADV_WIPEONFORK) == 0)
+        members = wiped;
+}
+
+/* With the other threads kept out: they find no slot when they come back. */
+static void detach(void) {
+    const size_t shadow_size = address_space.arena_size >> GRANULE_SHIFT >> 3;
+    const bool has_threads = count_members() > 1;
+    private_forget(address_space.arena_base, address_space.arena_size);
+    page_table_reset();
+    register_file_forget();
+    for (uint32_t number = 0; number < MEMBERS; number++) {
+        if (members->members[number].slot != NULL)
+            gate_release_slot(&members->members[number]);
+    }
+    members->is_attached = false;
+    if (has_threads)
+        renew_members();
+    munmap(process.gate, sizeof(struct gate));
+    munmap(process.shadow_bits, shadow_size);
+    process.gate = NULL;
+}
+
+void capshm_detach(void) {
+    if (members == NULL || process.gate == NULL)
+        return;
+    if (members->is_attached) {
+        process_quiesce();
+        detach();
+        process_resume();
+    } else {
+        process_lock();
+        detach();
+        process_unlock();
+    }
+}
+
+size_t capshm_gate_size(void) {
+    return sizeof(struct gate);
+}
+
+size_t capshm_gate_processes(int32_t *pids, size_t capacity) {
+    size_t count = 0;
+    if (process.gate == NULL)
+        return 0;
+    const uint32_t used = atomic_load(&process.gate->slots_used);
+    for (uint32_t number = 1; number < used; number++) {
+        const uint64_t owner = atomic_load(&process.gate->slots[number].owner);
+        if (owner == 0 || gate_owner_is_dead(owner))
+            continue;
+        if (count < capacity)
+            pids[count] = gate_owner_pid(owner);
+        count++;
+    }
+    return count;
 }
 
 bool capshm_is_attached(void) {
@@ -261,6 +355,7 @@ enum status capshm_fork_in_child(void) {
     is_fork_prepared = false;
     process_lock();
     members->is_attached = true;
+    mapping_lose_tags_at_fork();
     const enum status status = add_member();
     if (status == STATUS_OK)
         atomic_store(&thread_member->seen, seen_at_fork); /* an epoch since then is caught up with, as in the parent */

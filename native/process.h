@@ -54,6 +54,9 @@ static inline enum status process_enter(void) {
 /* True if no second thread of the process has come to an operation, and no fork is under way. With the lock in hand. */
 bool process_is_alone(void);
 
+/* In the child of a fork: owner-bound objects lose their tags (mapping.c). */
+void mapping_lose_tags_at_fork(void);
+
 /* Waits until no other thread of the process is inside an operation and keeps them out; the mutex is held between. */
 void process_quiesce(void);
 void process_resume(void);

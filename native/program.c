@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 _Thread_local struct program_fault program_fault;
+bool (*program_write_fault)(uint64_t address);
 
 static struct sigaction previous_segv;
 static struct sigaction previous_bus;
@@ -123,6 +124,9 @@ static void handle_fault(int signal_number, siginfo_t *info, void *context) {
     };
     /* A signal that somebody sent (si_code <= 0) is not a fault of the instruction that it happened to interrupt. */
     if (info->si_code > 0 && resume_at_fixup(context))
+        return;
+    if (signal_number == SIGSEGV && info->si_code == SEGV_ACCERR && program_write_fault != NULL &&
+        program_write_fault((uint64_t)info->si_addr))
         return;
     pass_on(signal_number, info, context);
 }

@@ -32,6 +32,9 @@ struct program_fault {
 
 extern _Thread_local struct program_fault program_fault;
 
+/* Asked about faults of the program's own instructions (SIGSEGV, SEGV_ACCERR): true if the access is to be tried again. */
+extern bool (*program_write_fault)(uint64_t address);
+
 /* Installs the handler for SIGSEGV and SIGBUS in front of the present ones. Idempotent. False: errno tells why. */
 bool program_install_handler(void);
 

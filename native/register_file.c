@@ -74,6 +74,13 @@ void register_file_release(uint32_t first, uint32_t count) {
     first_free[size] = first;
 }
 
+void register_file_forget(void) {
+    for (uint32_t number = 1; number < next_never_used; number++) {
+        if (register_file[number].rights & RIGHT_TAG)
+            register_file[number].rights &= ~(uint32_t)RIGHT_TAG;
+    }
+}
+
 void register_file_sweep(const struct shadow *shadow, struct sweep_counts *counts) {
     for (uint32_t number = 1; number < next_never_used; number++) {
         struct capability_register *const candidate = &register_file[number];

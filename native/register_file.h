@@ -53,6 +53,9 @@ enum status register_file_reserve(uint32_t count, uint32_t *first);
 /* Gives registers back; count as it was reserved. For this and the above the caller holds the lock of the process. */
 void register_file_release(uint32_t first, uint32_t count);
 
+/* Clears the tag of every register: the memory that they speak of is gone. */
+void register_file_forget(void);
+
 /* Clears the tag of every register that the shadow revokes. */
 void register_file_sweep(const struct shadow *shadow, struct sweep_counts *counts);
 

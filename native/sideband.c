@@ -130,7 +130,7 @@ enum line_result line_clear(struct line_place place) {
             return LINE_DONE;
         }
     }
-    if (~atomic_load_explicit(place.clear, memory_order_relaxed) & mask) {
+    if (place.region->has_clear_map && ~atomic_load_explicit(place.clear, memory_order_relaxed) & mask) {
         atomic_fetch_or_explicit(place.clear, mask, memory_order_seq_cst);
         gate_barrier_everywhere(); /* before the bytes; partner: (5), (6) */
     }
@@ -186,7 +186,9 @@ enum status line_wait(struct line_place place, uint64_t lock, uint64_t timeout, 
 
 bool sideband_recover_target(const struct gate_slot *slot, uint32_t number, uint64_t owner, uint64_t target) {
     const uint32_t object = (uint32_t)(target >> 40);
-    for (uint32_t i = 0; i < REGIONS && address_space.regions[i].base != 0; i++) {
+    if (object == 0)
+        return true; /* private memory: it ended with its process */
+    for (uint32_t i = 0; i < address_space.region_count; i++) {
         struct region *const region = &address_space.regions[i];
         const uint64_t address = (target - region->target_origin) << LINE_DATA_SHIFT;
         if (region->object != object || !region->is_lines_writable || address - region->base >= region->length)

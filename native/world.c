@@ -13,14 +13,8 @@ uint32_t capshm_new_object(void) {
     return atomic_fetch_add(&process.gate->objects, 1) + 1;
 }
 
-static bool is_in_arena(uint64_t address, uint64_t length) {
-    const uint64_t offset = address - address_space.arena_base;
-    return length > 0 && offset < address_space.arena_size && length <= address_space.arena_size - offset &&
-           (address | length) % PAGE_BYTES == 0;
-}
-
 enum status capshm_map_memory(uint64_t *address, uint64_t length, int descriptor, uint64_t offset, bool is_writable) {
-    if (*address != 0 && !is_in_arena(*address, length))
+    if (*address != 0 && !page_table_is_in_arena(*address, length))
         return STATUS_INVALID;
     const int protection = is_writable ? PROT_READ | PROT_WRITE : PROT_READ;
     const int flags = MAP_SHARED | (*address != 0 ? MAP_FIXED : 0);
@@ -33,7 +27,7 @@ enum status capshm_map_memory(uint64_t *address, uint64_t length, int descriptor
 }
 
 enum status capshm_unmap_memory(uint64_t address, uint64_t length) {
-    if (!is_in_arena(address, length))
+    if (!page_table_is_in_arena(address, length))
         return munmap((void *)address, length) == 0 ? STATUS_OK : STATUS_NO_MEMORY;
     /* One call that replaces, so that no other thread's mapping slips into the hole. */
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
@@ -43,7 +37,7 @@ enum status capshm_unmap_memory(uint64_t address, uint64_t length) {
 enum status capshm_map(const struct capshm_mapping *mapping) {
     if (!capshm_is_attached())
         return STATUS_NOT_ATTACHED;
-    if (!is_in_arena(mapping->address, mapping->length) || mapping->object == 0 || mapping->clear == 0)
+    if (!page_table_is_in_arena(mapping->address, mapping->length) || mapping->object == 0 || mapping->clear == 0)
         return STATUS_INVALID;
     process_quiesce();
     struct region *const region = page_table_add_region(&(struct region_place){
@@ -67,7 +61,7 @@ enum status capshm_map(const struct capshm_mapping *mapping) {
 enum status capshm_unmap(uint64_t address, uint64_t length) {
     if (!capshm_is_attached())
         return STATUS_NOT_ATTACHED;
-    if (!is_in_arena(address, length))
+    if (!page_table_is_in_arena(address, length))
         return STATUS_INVALID;
     process_quiesce();
     page_table_unmap(address, length);
@@ -125,7 +119,7 @@ void capshm_gate_open(bool is_new_epoch) {
 
 /* With the lock in hand, so that nobody unmaps meanwhile. */
 static enum status sweep_memory(uint64_t address, uint64_t length, uint32_t kernel, struct sweep_counts *counts) {
-    if (!is_in_arena(address, length) || !gate_is_closed_by_this_thread() || !sweep_kernel_is_available(kernel))
+    if (!page_table_is_in_arena(address, length) || !gate_is_closed_by_this_thread() || !sweep_kernel_is_available(kernel))
         return STATUS_INVALID;
     while (length > 0) {
         const uint64_t entry = page_table_look_up(address);

@@ -35,7 +35,7 @@ static uint64_t shared_memory(uint64_t address, size_t size) {
 }
 
 static void set_up(void) {
-    if (capshm_attach(ARENA, UINT64_C(1) << 30) != STATUS_OK)
+    if (capshm_attach(ARENA, UINT64_C(1) << 30, -1) != STATUS_OK)
         fail("attach");
     const uint64_t lines = shared_memory(0, SIZE / 64 + SIZE);
     const struct capshm_mapping mapping = {

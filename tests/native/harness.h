@@ -118,7 +118,7 @@ static inline int memory_file(uint64_t size) {
 
 /* Maps the object three times, makes the values, and stores one into each granule. */
 static inline void set_up(void) {
-    expect(capshm_attach(ARENA, UINT64_C(1) << 30), "attach");
+    expect(capshm_attach(ARENA, UINT64_C(1) << 30, -1), "attach");
     capshm_set_lock_timeout(UINT64_C(120) * 1000000000); /* a busy machine may leave a holder waiting for long */
     expect(capshm_reserve(AUTHORITIES, &authorities), "reserve");
     expect(capshm_reserve(VALUES, &values), "reserve");

@@ -1,0 +1,217 @@
+/* mapping.c: carries out what was decided about mappings: memory, sideband and page table change together.
+ *
+ * Whoever decides (the broker, on its model) has checked everything, so what can still fail here is the kernel's memory.
+ * The sideband is mapped first, where the kernel likes; then, while the other threads of the process are kept out, the
+ * data takes its place in the arena and the page table follows. Until the data is mapped nothing has changed; what it
+ * replaces is gone in the same instant.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "capshm.h"
+#include "page_table.h"
+#include "private.h"
+#include "process.h"
+
+enum { LINES_AREA, TWINS_AREA, CLEAR_AREA };
+
+/* Sideband of offset .. offset + length of an object: the file's part that starts at start and has size bytes for each
+ * unit of data. The address of the first byte that belongs to offset goes to *address. */
+static bool map_sideband(const struct capshm_object_mapping *mapping, int descriptor, uint64_t start, uint64_t size,
+                         uint64_t unit, bool is_writable, struct area *area, uint64_t *address) {
+    const uint64_t first = start + mapping->offset / unit * size;
+    const uint64_t end = start + (mapping->offset + mapping->length) / unit * size;
+    const uint64_t first_page = first & ~(uint64_t)(PAGE_BYTES - 1);
+    const uint64_t length = (end - first_page + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
+    const int protection = is_writable ? PROT_READ | PROT_WRITE : PROT_READ;
+    void *const memory = mmap(NULL, length, protection, MAP_SHARED, descriptor, (off_t)first_page);
+    if (memory == MAP_FAILED)
+        return false;
+    madvise(memory, length, MADV_DONTDUMP); /* failing costs only disk */
+    *area = (struct area){(uint64_t)memory, length};
+    *address = (uint64_t)memory + (first - first_page);
+    return true;
+}
+
+/* The child of a fork must not even be able to read these. */
+static bool keep_from_children(const struct area *area) {
+    return madvise((void *)area->address, area->length, MADV_DONTFORK) == 0;
+}
+
+static bool map_sidebands(const struct capshm_object_mapping *mapping, struct region_place *place) {
+    const bool is_writable = mapping->is_tags_writable && mapping->is_shared;
+    struct area *const areas = place->areas;
+    if (mapping->clear >= 0 &&
+        !map_sideband(mapping, mapping->clear, 0, sizeof(uint64_t), LINE_DATA_SIZE, mapping->is_shared,
+                      &areas[CLEAR_AREA], &place->clear))
+        return false;
+    if (mapping->tags < 0)
+        return true;
+    return map_sideband(mapping, mapping->tags, 0, sizeof(struct tag_line), LINE_DATA_SIZE, is_writable,
+                        &areas[LINES_AREA], &place->lines) &&
+           map_sideband(mapping, mapping->tags, TWINS_OFFSET, GRANULE_SIZE, GRANULE_SIZE, is_writable,
+                        &areas[TWINS_AREA], &place->twins) &&
+           (!place->is_lost_at_fork ||
+            (keep_from_children(&areas[LINES_AREA]) && keep_from_children(&areas[TWINS_AREA])));
+}
+
+static void unmap_sidebands(const struct region_place *place) {
+    for (uint32_t number = 0; number < REGION_AREAS; number++) {
+        if (place->areas[number].length != 0)
+            munmap((void *)place->areas[number].address, place->areas[number].length);
+    }
+}
+
+/* The permissions of an entry for a page that belongs to this region. What its tag lines cannot serve is left out, but for
+ * the right to store capabilities where the page is copied first: it then has tag lines of its own. */
+static uint32_t first_permissions(const struct region *region, uint32_t permissions) {
+    if (!region->has_lines)
+        permissions &= ~(uint32_t)PAGE_LOAD_CAP;
+    if (region->is_copied_on_write)
+        return permissions & PAGE_WRITE ? (permissions & ~(uint32_t)PAGE_WRITE) | PAGE_COPY : permissions;
+    return region->is_lines_writable ? permissions : permissions & ~(uint32_t)PAGE_STORE_CAP;
+}
+
+/* With the other threads kept out. */
+static enum status map_data(const struct capshm_object_mapping *mapping, struct region *region) {
+    const bool is_anonymous = mapping->data < 0;
+    const uint32_t permissions = first_permissions(region, mapping->permissions);
+    const int flags = MAP_FIXED | MAP_NORESERVE | (is_anonymous ? MAP_PRIVATE | MAP_ANONYMOUS : 0) |
+                      (!is_anonymous ? (mapping->is_shared ? MAP_SHARED : MAP_PRIVATE) : 0);
+    if (mmap((void *)mapping->address, mapping->length, page_protection(permissions), flags, mapping->data,
+             is_anonymous ? 0 : (off_t)mapping->offset) == MAP_FAILED)
+        return STATUS_NO_MEMORY;
+    private_forget(mapping->address, mapping->length);
+    page_table_map(region, mapping->address, mapping->length, permissions);
+    return STATUS_OK;
+}
+
+static enum status map_private_memory(const struct capshm_object_mapping *mapping) {
+    enum status status = private_initialize();
+    if (status == STATUS_OK)
+        status = map_data(mapping, page_table_private_region());
+    return status;
+}
+
+static enum status map_object(const struct capshm_object_mapping *mapping, const struct region_place *place) {
+    struct region *const region = page_table_add_region(place);
+    if (region == NULL) {
+        errno = ENOMEM;
+        return STATUS_NO_MEMORY;
+    }
+    const enum status status = map_data(mapping, region);
+    if (status != STATUS_OK)
+        page_table_drop_region(region);
+    return status;
+}
+
+enum status capshm_map_object(const struct capshm_object_mapping *mapping) {
+    if (!capshm_is_attached())
+        return STATUS_NOT_ATTACHED;
+    if (!page_table_is_in_arena(mapping->address, mapping->length) || mapping->offset % PAGE_BYTES != 0 ||
+        mapping->offset > OBJECT_SIZE_MAX || mapping->length > OBJECT_SIZE_MAX - mapping->offset ||
+        (mapping->permissions & ~(uint32_t)PAGE_PERMISSIONS) != 0 || (mapping->data >= 0 && mapping->object == 0))
+        return STATUS_INVALID;
+    struct region_place place = {
+        .base = mapping->address,
+        .length = mapping->length,
+        .first_line = mapping->offset >> LINE_DATA_SHIFT,
+        .object = mapping->object,
+        .is_lines_writable = mapping->is_tags_writable && mapping->is_shared,
+        .is_locking = true, /* any other process may map it at any time */
+        .is_copied_on_write = !mapping->is_shared,
+        .is_lost_at_fork = !mapping->is_kept_at_fork && mapping->is_shared,
+    };
+    if (mapping->data >= 0 && !map_sidebands(mapping, &place)) {
+        const int reason = errno;
+        unmap_sidebands(&place);
+        errno = reason;
+        return STATUS_NO_MEMORY;
+    }
+    process_quiesce();
+    const enum status status = mapping->data < 0 ? map_private_memory(mapping) : map_object(mapping, &place);
+    process_resume();
+    if (status != STATUS_OK && mapping->data >= 0) {
+        const int reason = errno;
+        unmap_sidebands(&place);
+        errno = reason;
+    }
+    return status;
+}
+
+/* The longest run of pages from address on whose entries ask the kernel for the same. */
+static uint64_t run_length(uint64_t address, uint64_t end) {
+    const int protection = page_protection((uint32_t)page_table_look_up(address));
+    uint64_t page = address + PAGE_BYTES;
+    while (page < end && page_protection((uint32_t)page_table_look_up(page)) == protection)
+        page += PAGE_BYTES;
+    return page - address;
+}
+
+static bool protect_as_entries_say(uint64_t address, uint64_t length) {
+    for (uint64_t page = address, end = address + length; page < end;) {
+        const uint64_t run = run_length(page, end);
+        if (mprotect((void *)page, run, page_protection((uint32_t)page_table_look_up(page))) != 0)
+            return false;
+        page += run;
+    }
+    return true;
+}
+
+enum status capshm_protect(uint64_t address, uint64_t length, uint32_t permissions) {
+    if (!capshm_is_attached())
+        return STATUS_NOT_ATTACHED;
+    if (!page_table_is_in_arena(address, length) || (permissions & ~(uint32_t)PAGE_PERMISSIONS) != 0)
+        return STATUS_INVALID;
+    process_quiesce();
+    for (uint64_t page = address; page < address + length; page += PAGE_BYTES) {
+        const uint64_t entry = page_table_look_up(page);
+        const struct region *const region = page_table_region(entry);
+        const uint64_t kept = entry & ~(uint64_t)(PAGE_PERMISSIONS | PAGE_COPY);
+        if (entry & PAGE_MAPPED)
+            page_table_set(page, kept | first_permissions(region, permissions));
+    }
+    const bool is_done = protect_as_entries_say(address, length);
+    process_resume();
+    return is_done ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
+enum status capshm_unmap_range(uint64_t address, uint64_t length) {
+    if (!capshm_is_attached())
+        return STATUS_NOT_ATTACHED;
+    if (!page_table_is_in_arena(address, length))
+        return STATUS_INVALID;
+    process_quiesce();
+    const enum status status = capshm_unmap_memory(address, length);
+    if (status == STATUS_OK) {
+        page_table_unmap(address, length);
+        private_forget(address, length);
+    }
+    process_resume();
+    return status;
+}
+
+enum status capshm_set_inherit(uint64_t address, uint64_t length, bool is_inherited) {
+    if (!page_table_is_in_arena(address, length))
+        return STATUS_INVALID;
+    return madvise((void *)address, length, is_inherited ? MADV_DOFORK : MADV_DONTFORK) == 0 ? STATUS_OK
+                                                                                              : STATUS_NO_MEMORY;
+}
+
+void mapping_lose_tags_at_fork(void) {
+    for (uint32_t number = 1; number < address_space.region_count; number++) {
+        struct region *const region = &address_space.regions[number];
+        if (region->object == 0 || !region->is_lost_at_fork || !region->has_lines)
+            continue;
+        region->has_lines = false;
+        region->is_lines_writable = false;
+        /* The kernel did not copy them; something else may lie there. */
+        region->areas[LINES_AREA].length = 0;
+        region->areas[TWINS_AREA].length = 0;
+        for (uint64_t page = region->base; page < region->base + region->length; page += PAGE_BYTES) {
+            const uint64_t entry = page_table_look_up(page);
+            if (page_table_region(entry) == region)
+                page_table_set(page, entry & ~(uint64_t)(PAGE_LOAD_CAP | PAGE_STORE_CAP));
+        }
+    }
+}

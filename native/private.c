@@ -1,0 +1,302 @@
+/* private.c: the sideband of private memory, and how a page of an object becomes private; the reasons are in private.h. */
+#define _GNU_SOURCE /* mremap */
+#include "private.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "capshm.h"
+#include "checks.h"
+#include "process.h"
+#include "program.h"
+
+enum { PAGE_LINES = PAGE_BYTES / LINE_DATA_SIZE, PAGE_GRANULES = PAGE_BYTES / GRANULE_SIZE };
+
+/* A page as it was, each of its lines at one instant. One is enough: whoever takes it keeps the other threads out. It is
+ * not on the stack because a fault handler may have little of it. */
+static struct snapshot {
+    struct granule data[PAGE_GRANULES];
+    uint64_t tagged[PAGE_LINES];
+} snapshot;
+
+/* Pages and their tags, staged outside the arena. */
+struct stage {
+    uint64_t length; /* of the data, in bytes */
+    uint64_t *tagged;
+    char *data;
+};
+
+static uint64_t header_size(uint64_t length) {
+    const uint64_t tags = (length >> LINE_DATA_SHIFT) * sizeof(uint64_t);
+    return (sizeof(struct stage) + tags + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
+}
+
+static void *map_private(size_t size) {
+    return mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
+enum status private_initialize(void) {
+    struct region *const region = page_table_private_region();
+    if (region->has_lines)
+        return STATUS_OK;
+    const uint64_t first = region->base >> LINE_DATA_SHIFT;
+    const uint64_t count = region->length >> LINE_DATA_SHIFT;
+    const uint64_t lines_size = count * sizeof(struct tag_line);
+    const uint64_t size = lines_size + region->length + count * sizeof(uint64_t);
+    char *const memory = map_private(size);
+    if (memory == MAP_FAILED)
+        return STATUS_NO_MEMORY;
+    madvise(memory, size, MADV_DONTDUMP); /* failing costs only disk */
+    region->lines_origin = (uint64_t)memory - first * sizeof(struct tag_line);
+    region->twins_origin = (uint64_t)memory + lines_size - region->base;
+    region->clear_origin = (uint64_t)memory + lines_size + region->length - first * sizeof(uint64_t);
+    region->target_origin = 1 - first;
+    region->is_lines_writable = true;
+    region->has_clear_map = true;
+    region->has_lines = true;
+    return STATUS_OK;
+}
+
+/* Zeroes memory that is private to the process: whole pages go back to the kernel, the rest is written. */
+static void forget_bytes(uint64_t address, uint64_t length) {
+    const uint64_t first_page = (address + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
+    const uint64_t end = address + length;
+    const uint64_t end_page = end & ~(uint64_t)(PAGE_BYTES - 1);
+    if (first_page >= end_page) {
+        memset((void *)address, 0, length);
+        return;
+    }
+    memset((void *)address, 0, first_page - address);
+    memset((void *)end_page, 0, end - end_page);
+    if (madvise((void *)first_page, end_page - first_page, MADV_DONTNEED) != 0)
+        memset((void *)first_page, 0, end_page - first_page);
+}
+
+void private_forget(uint64_t address, uint64_t length) {
+    const struct region *const region = page_table_private_region();
+    if (!region->has_lines)
+        return;
+    const uint64_t first = address >> LINE_DATA_SHIFT;
+    const uint64_t count = length >> LINE_DATA_SHIFT;
+    forget_bytes(region->lines_origin + first * sizeof(struct tag_line), count * sizeof(struct tag_line));
+    forget_bytes(region->clear_origin + first * sizeof(uint64_t), count * sizeof(uint64_t));
+    forget_bytes(region->twins_origin + address, length);
+}
+
+/* Inside the gate. *place: the line that was held, or faulted. */
+static enum line_result take_snapshot(uint64_t page, struct line_place *place) {
+    struct region *const region = page_table_region(page_table_look_up(page));
+    for (uint32_t line = 0; line < PAGE_LINES; line++) {
+        *place = line_place_of(region, page + line * LINE_DATA_SIZE, LINE_GRANULES);
+        const enum line_result result = line_load(*place, &snapshot.data[line * LINE_GRANULES],
+                                                  sizeof(struct granule), &snapshot.tagged[line]);
+        if (result != LINE_DONE)
+            return result;
+    }
+    return LINE_DONE;
+}
+
+/* Nobody else looks at these lines: the page does not belong to the private region yet. */
+static void set_tags(uint64_t page, const struct granule *data, const uint64_t *tagged) {
+    for (uint32_t line = 0; line < PAGE_LINES; line++) {
+        const struct line_place place =
+            line_place_of(page_table_private_region(), page + line * LINE_DATA_SIZE, LINE_GRANULES);
+        for (uint64_t left = tagged[line]; left != 0; left &= left - 1) {
+            const uint32_t i = (uint32_t)__builtin_ctzll(left);
+            place.twin[i] = data[line * LINE_GRANULES + i];
+        }
+        /* Untouched lines stay untouched: they cost no memory. */
+        if (atomic_load_explicit(place.clear, memory_order_relaxed) != 0)
+            atomic_store_explicit(place.clear, 0, memory_order_relaxed);
+        if (atomic_load_explicit(&place.line->tags, memory_order_relaxed) != tagged[line])
+            atomic_store_explicit(&place.line->tags, tagged[line], memory_order_relaxed);
+    }
+}
+
+/* The entry of a page that has become private. A region without tag lines cannot say that capabilities may be loaded, so
+ * there the right to store them stands for both. */
+static uint64_t private_entry(uint64_t entry) {
+    uint64_t flags = entry & PAGE_FLAGS & ~(uint64_t)PAGE_COPY;
+    if (entry & PAGE_COPY)
+        flags |= PAGE_WRITE;
+    if ((flags & PAGE_STORE_CAP) && (flags & PAGE_READ))
+        flags |= PAGE_LOAD_CAP;
+    if (flags & PAGE_STORE_CAP)
+        flags |= PAGE_CAPABILITY_DIRTY;
+    return (uint64_t)page_table_private_region() | flags;
+}
+
+/* Inside the gate, the other threads kept out. errno tells why not. */
+static bool replace_page(uint64_t page) {
+    const uint64_t entry = private_entry(page_table_look_up(page));
+    if (private_initialize() != STATUS_OK)
+        return false;
+    char *const copy = map_private(PAGE_BYTES);
+    if (copy == MAP_FAILED)
+        return false;
+    memcpy(copy, snapshot.data, PAGE_BYTES);
+    if (mprotect(copy, PAGE_BYTES, page_protection((uint32_t)entry)) != 0 ||
+        mremap(copy, PAGE_BYTES, PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)page) == MAP_FAILED) {
+        const int reason = errno;
+        munmap(copy, PAGE_BYTES);
+        errno = reason;
+        return false;
+    }
+    set_tags(page, snapshot.data, snapshot.tagged);
+    page_table_set(page, entry);
+    return true;
+}
+
+/* Enters the gate while the other threads of the process are kept out; leave_alone ends both. */
+static enum status enter_alone(void) {
+    for (;;) {
+        process_quiesce();
+        if (gate_try_enter() != NULL)
+            return STATUS_OK;
+        process_resume(); /* nobody waits for the gate with the lock in hand (process.h) */
+        const enum status status = process_clear_way();
+        if (status != STATUS_AGAIN)
+            return status;
+    }
+}
+
+static void leave_alone(void) {
+    gate_leave();
+    process_resume();
+}
+
+enum status private_copy_page(uint64_t address, uint32_t authority) {
+    const uint64_t page = address & ~(uint64_t)(PAGE_BYTES - 1);
+    uint64_t waited = 0;
+    for (;;) {
+        const enum status entered = enter_alone();
+        if (entered != STATUS_OK)
+            return refuse(entered, authority, address);
+        if (!(page_table_look_up(page) & PAGE_COPY)) {
+            leave_alone();
+            return STATUS_AGAIN;
+        }
+        struct line_place place;
+        const enum line_result result = take_snapshot(page, &place);
+        if (result == LINE_DONE) {
+            const bool is_replaced = replace_page(page);
+            leave_alone();
+            return is_replaced ? STATUS_AGAIN : refuse(STATUS_NO_MEMORY, authority, address);
+        }
+        process_resume(); /* still inside the gate */
+        const enum status status = leave_unfinished(place, result, authority, page, &waited);
+        if (status != STATUS_AGAIN)
+            return status;
+    }
+}
+
+enum status leave_refused(enum status status, uint32_t authority) {
+    gate_leave();
+    return status == STATUS_COPY_FIRST ? private_copy_page(thread_fault.address, authority) : status;
+}
+
+/* A raw write to a page that is not private yet. Another thread may have copied it since the fault: then the write is
+ * tried again, but not for ever, because somebody may have protected the page past capshm. */
+static bool copy_for_raw_write(uint64_t address) {
+    static _Thread_local uint64_t tried_again;
+    const uint64_t entry = address_space.entries == NULL ? 0 : page_table_look_up(address);
+    if (entry & PAGE_COPY) {
+        tried_again = 0;
+        return private_copy_page(address, 0) == STATUS_AGAIN;
+    }
+    if (!(entry & PAGE_WRITE) || page_table_region(entry) != page_table_private_region() || tried_again == address)
+        return false;
+    tried_again = address;
+    return true;
+}
+
+void private_handle_raw_writes(void) {
+    program_write_fault = copy_for_raw_write;
+}
+
+/* A page that may not be read now is made readable for an instant. */
+static enum status stage_page(uint64_t page, struct stage *stage, uint64_t offset) {
+    uint64_t waited = 0;
+    for (;;) {
+        const enum status entered = enter_alone();
+        if (entered != STATUS_OK)
+            return entered;
+        const uint64_t entry = page_table_look_up(page);
+        const int protection = page_protection((uint32_t)entry);
+        if (!(entry & PAGE_READ))
+            mprotect((void *)page, PAGE_BYTES, protection | PROT_READ);
+        struct line_place place;
+        const enum line_result result = take_snapshot(page, &place);
+        if (!(entry & PAGE_READ))
+            mprotect((void *)page, PAGE_BYTES, protection);
+        if (result == LINE_DONE || result == LINE_FAULTED) { /* past the end of the object: zero, and untagged */
+            if (result == LINE_FAULTED)
+                memset(&snapshot, 0, sizeof snapshot);
+            memcpy(stage->data + offset, snapshot.data, PAGE_BYTES);
+            memcpy(stage->tagged + (offset >> LINE_DATA_SHIFT), snapshot.tagged, sizeof snapshot.tagged);
+            leave_alone();
+            return STATUS_OK;
+        }
+        process_resume();
+        const enum status status = leave_unfinished(place, result, 0, page, &waited);
+        if (status != STATUS_AGAIN)
+            return status;
+    }
+}
+
+enum status capshm_stage(uint64_t address, uint64_t length, uint64_t *stage) {
+    if (!capshm_is_attached())
+        return STATUS_NOT_ATTACHED;
+    if (!page_table_is_in_arena(address, length))
+        return STATUS_INVALID;
+    const uint64_t header = header_size(length);
+    char *const memory = map_private(header + length);
+    if (memory == MAP_FAILED)
+        return STATUS_NO_MEMORY;
+    struct stage *const made = (struct stage *)memory;
+    *made = (struct stage){length, (uint64_t *)(made + 1), memory + header};
+    for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES) {
+        const enum status status = stage_page(address + offset, made, offset);
+        if (status != STATUS_OK) {
+            munmap(memory, header + length);
+            return status;
+        }
+    }
+    *stage = (uint64_t)made;
+    return STATUS_OK;
+}
+
+enum status capshm_adopt(uint64_t stage, uint64_t address, uint32_t permissions) {
+    struct stage *const staged = (struct stage *)stage;
+    if (!capshm_is_attached())
+        return STATUS_NOT_ATTACHED;
+    if (!page_table_is_in_arena(address, staged->length))
+        return STATUS_INVALID;
+    process_quiesce();
+    enum status status = private_initialize();
+    const uint64_t length = staged->length;
+    if (status == STATUS_OK) {
+        private_forget(address, length);
+        for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES)
+            set_tags(address + offset, (const struct granule *)(staged->data + offset),
+                     staged->tagged + (offset >> LINE_DATA_SHIFT));
+        if (mprotect(staged->data, length, page_protection(permissions)) == 0 &&
+            mremap(staged->data, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)address) != MAP_FAILED) {
+            page_table_map(page_table_private_region(), address, length, permissions);
+            staged->data = NULL;
+        } else {
+            private_forget(address, length);
+            status = STATUS_NO_MEMORY;
+        }
+    }
+    process_resume();
+    return status;
+}
+
+void capshm_drop_stage(uint64_t stage) {
+    struct stage *const staged = (struct stage *)stage;
+    if (staged->data != NULL)
+        munmap(staged->data, staged->length);
+    munmap(staged, header_size(staged->length));
+}

@@ -1,0 +1,41 @@
+/* private.h: memory that is this process's own: private anonymous memory, and pages of objects that are mapped
+ * MAP_PRIVATE, once they have been written.
+ *
+ * All of it belongs to one region. Its tag lines, twins and clear map are private memory, too, and lie at the same place
+ * for the same address in the whole arena, so that a mapping costs nothing but its data and the kernel's copy-on-write
+ * copies data and tags at a fork without anybody's help.
+ *
+ * MAP_PRIVATE of an object. A page is private as a whole or not at all. Until its first write it belongs to a region of
+ * the object, whose sideband is mapped read-only, its entry has PAGE_COPY in the place of PAGE_WRITE, and the kernel
+ * maps it without write permission. The first store through capshm, the making of a writable view, and a raw write,
+ * which faults, take a snapshot of data and tags together and put it in the place of the page. Left to the kernel
+ * alone, data and tag lines would part company: each is copied when it is written first.
+ *
+ * The snapshot is made inside the gate and while the other threads of the process are kept out, elsewhere, and moved
+ * into its place by one mremap: a raw reader sees the old page or the new one. A death in the middle ends the only
+ * process that could have seen anything.
+ */
+#ifndef CAPSHM_PRIVATE_H
+#define CAPSHM_PRIVATE_H
+
+#include "fault.h"
+#include "page_table.h"
+
+/* Reserves the sideband of the private region, once. STATUS_NO_MEMORY: errno tells why. */
+enum status private_initialize(void);
+
+/* Takes all tags of a range of private memory away and gives the memory of its twins back; whole pages. The other threads
+ * are kept out. */
+void private_forget(uint64_t address, uint64_t length);
+
+/* Outside the gate: makes the page of the address this process's own if its entry has PAGE_COPY. STATUS_AGAIN: it is, or
+ * needs not be; try again what was to be done. Otherwise the refusal. Safe in the handler of a fault in the program. */
+enum status private_copy_page(uint64_t address, uint32_t authority);
+
+/* Lets program.h's handler answer raw writes to such pages. */
+void private_handle_raw_writes(void);
+
+/* Leaves the gate with a refusal, unless the refusal was that of a page that must be copied first: STATUS_AGAIN then. */
+enum status leave_refused(enum status status, uint32_t authority);
+
+#endif
