@@ -19,6 +19,7 @@
 
 #include <stdbool.h>
 
+#include "compiler.h"
 #include "fault.h"
 #include "granule.h"
 
