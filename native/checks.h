@@ -1,4 +1,4 @@
-/* checks.h: the checks of a memory access in the order of the ISA (cheribsd:5.3), for all that goes through an authority.
+/* checks.h: the checks of a memory access in the order of the ISA (cheribsd:5.3), for all that use an authority.
  *
  * tag, seal, permission, permission for tagged data, bounds, alignment, page. What is asked at every access is inline;
  * why it was refused is found out once more, out of line, when it was. Everything here runs inside the gate unless it
@@ -9,11 +9,12 @@
 
 #include <stdbool.h>
 
+#include "compiler.h"
 #include "fault.h"
+#include "line.h"
 #include "page_table.h"
 #include "process.h"
 #include "register_file.h"
-#include "line.h"
 
 /* Fills the thread's fault and returns status. */
 enum status refuse(enum status status, uint32_t authority, uint64_t address) __attribute__((cold));

@@ -1,7 +1,7 @@
 /* data.c: plain bytes through a checked authority (cheribsd:5.3).
  *
- * A data write clears the tag of every granule that it touches before the first of its bytes is written: no death leaves a
- * tag over a mixture.
+ * A data write clears the tag of every granule that it touches before the first of its bytes is written: no death
+ * leaves a tag over a mixture.
  */
 #include "capshm.h"
 #include "checks.h"

@@ -72,8 +72,8 @@ bool gate_owner_is_dead(uint64_t owner) {
     return is_other || has_ended;
 }
 
-/* The signal after an opening: nobody closes it, and it was never the same before, so that nobody takes the next closing
- * for this one. */
+/* The signal after an opening: nobody closes it, and it was never the same before, so that nobody takes the next
+ * closing for this one. */
 static uint64_t opened(uint64_t signal) {
     return (signal & ~SIGNAL_CLOSER) + (UINT64_C(1) << GATE_OPENING_SHIFT);
 }
@@ -97,7 +97,8 @@ static bool open_if_closer_is_dead(struct gate *gate, uint64_t signal) {
 /* Waits for the gate to change from this closed signal, for a while, and looks whether it ever will. */
 static void park(struct gate *gate, uint64_t signal) {
     const struct timespec look_up = {.tv_nsec = (long)PARKED_LOOK_UP};
-    /* The lower half of the signal holds the closer and part of the number of openings, so it changes with every opening. */
+    /* The lower half of the signal holds the closer and part of the number of openings: it changes with every opening.
+     * */
     syscall(SYS_futex, (uint32_t *)&gate->signal, FUTEX_WAIT, (uint32_t)signal, &look_up, NULL, 0);
     if (atomic_load(&gate->signal) == signal)
         open_if_closer_is_dead(gate, signal);

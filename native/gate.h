@@ -13,14 +13,13 @@
  *
  * Invariant: once (3) of the closer is done, no thread touches a capability until the gate opens. A thread that the
  * membarrier finds before (1) reads the closed signal at (3); one that it finds after (1) has made its flag visible.
- * The order of (1) and
- * (3) would need a full fence, 5 ns for each operation; the membarrier moves that price to the closer, 2 to 4 us for
- * each stop.
+ * The order of (1) and (3) would need a full fence, 5 ns for each operation; the membarrier moves that price to the
+ * closer, 2 to 4 us for each stop.
  *
  * The signal is the number of openings and the slot of whoever has closed the gate, in one word that is never the same
  * twice, so that nobody ever takes a living closer for a dead one. A thread goes on only if the signal is the one that
- * it has seen last; so the one comparison also catches it after an opening, and if that began a new epoch, it sweeps its
- * process's registers before it loads or stores again. A process that was asleep all the time pays then, and nobody
+ * it has seen last; so the one comparison also catches it after an opening, and if that began a new epoch, it sweeps
+ * its process's registers before it loads or stores again. A process that was asleep all the time pays then, and nobody
  * before. If the closer dies, whoever waits for it opens the gate.
  *
  * A thread whose flag is set is not stopped, whatever its state: stopped by SIGSTOP inside an operation, it would store
@@ -41,6 +40,7 @@
 
 #include <stdbool.h>
 
+#include "compiler.h"
 #include "fault.h"
 #include "granule.h"
 #include "step.h"
@@ -104,7 +104,8 @@ static inline void gate_leave(void) {
 /* Makes a gate of zeroed shared memory known to the kernel's membarrier for this process. False: errno tells why. */
 bool gate_register_process(void);
 
-/* A full memory barrier in every running thread of every process that is registered: 2 to 4 us, so that others need none. */
+/* A full memory barrier in every running thread of every process that is registered: 2 to 4 us, so that others need
+ * none. */
 void gate_barrier_everywhere(void);
 
 /* Frees the lock that a slot of a dead owner holds on the line that target names; number is the slot's. Others may do
@@ -112,7 +113,8 @@ void gate_barrier_everywhere(void);
  * may be freed. False: the line is not in this process's reach. */
 typedef bool gate_recovery(const struct gate_slot *slot, uint32_t number, uint64_t owner, uint64_t target);
 
-/* Gives a member a slot of the gate, reusing those of the dead. False: all are taken by the living, or cannot be freed. */
+/* Gives a member a slot of the gate, reusing those of the dead. False: all are taken by the living, or cannot be
+ * freed. */
 bool gate_claim_slot(struct gate *gate, struct gate_member *member, gate_recovery *recover);
 void gate_release_slot(struct gate_member *member);
 

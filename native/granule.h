@@ -36,8 +36,8 @@ struct granule {
     uint64_t metadata;
 };
 
-/* tags: bit i is the tag of granule i of the run. Written only by the holder of the line's lock, by a thread that alone can
- *       reach the line, or by a sweep while the world is stopped.
+/* tags: bit i is the tag of granule i of the run. Written only by the holder of the line's lock, by a thread that alone
+ *       can reach the line, or by a sweep while the world is stopped.
  * lock: version (41 bits) << 23 while free; holder, whole-line flag, granule and version while held (sideband.h). */
 struct tag_line {
     _Atomic uint64_t tags;
@@ -47,8 +47,5 @@ struct tag_line {
 _Static_assert(sizeof(struct granule) == GRANULE_SIZE, "a granule is a capability wide");
 _Static_assert(sizeof(struct tag_line) * 64 == LINE_DATA_SIZE, "tag lines cost one 64th of the object");
 _Static_assert(LINE_DATA_SIZE == GRANULE_SIZE * LINE_GRANULES, "a line stands for 64 granules");
-
-#define likely(condition) __builtin_expect(!!(condition), 1)
-#define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 #endif

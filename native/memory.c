@@ -1,10 +1,11 @@
 /* memory.c: loads and stores of capabilities through a checked authority (cheribsd:5.3).
  *
- * The ways that almost all single loads and stores take come as straight code, load_quickly and capshm_store. Whatever is out
- * of the ordinary starts again in load_line or store_line, which have the shape of everything else in this core. Inside the gate:
- * check the authority for all of what is left of the range, look the page up, do the granules of one tag line; outside again:
- * wait if the line was held, go on with the next line. So a thread is never inside the gate for more than a line, a stop
- * never waits long, and after each stop the authority, which a revocation may have reached, is checked anew.
+ * The ways that almost all single loads and stores take come as straight code, load_quickly and capshm_store. Whatever
+ * is out of the ordinary starts again in load_line or store_line, which have the shape of everything else in this core.
+ * Inside the gate: check the authority for all of what is left of the range, look the page up, do the granules of one
+ * tag line; outside again: wait if the line was held, go on with the next line. So a thread is never inside the gate
+ * for more than a line, a stop never waits long, and after each stop the authority, which a revocation may have
+ * reached, is checked anew.
  */
 #include "capshm.h"
 #include "checks.h"
@@ -40,7 +41,7 @@ static enum status load_line(uint32_t authority, uint64_t address, uint64_t tota
     if (unlikely(result != LINE_DONE))
         return leave_unfinished(place, result, authority, address, waited);
     for (uint32_t i = 0; i < count; i++)
-        register_load(&into[i], into[i].value, tagged >> i & 1, 0);
+        register_load(&into[i], into[i].value, tagged >> i & 1);
     gate_leave();
     return STATUS_OK;
 }
@@ -90,7 +91,7 @@ ALWAYS_INLINE bool load_quickly(uint32_t authority, uint64_t offset, uint32_t in
         bool tag;
         is_done = line_load_quickly(&place, &value, &tag);
         if (likely(is_done))
-            register_load(&register_file[into], value, tag, 0);
+            register_load(&register_file[into], value, tag);
     }
 leave:
     gate_leave_slot(slot);
@@ -169,8 +170,8 @@ enum status capshm_fill(uint32_t authority, uint64_t offset, uint64_t count, uin
     return store_run(authority, register_file[authority].value.address + offset, value, 0, count);
 }
 
-/* The ways out of capshm_store, out of line so that the way through it needs no stack. Something is out of the ordinary:
- * store_run knows all the cases. */
+/* The ways out of capshm_store, out of line so that the way through it needs no stack. Something is out of the
+ * ordinary: store_run knows all the cases. */
 static __attribute__((noinline)) enum status store_carefully(uint32_t authority, uint64_t address, uint32_t value,
                                                              struct gate_slot *slot) {
     if (slot != NULL)
@@ -182,7 +183,7 @@ static __attribute__((noinline)) enum status store_carefully(uint32_t authority,
 static __attribute__((noinline)) enum status store_shared(uint32_t authority, uint64_t address, uint32_t value,
                                                           struct gate_slot *slot, struct region *region) {
     const struct capability_register *const stored = &register_file[value];
-    const bool is_done = line_store_one(region, address, &stored->value, stored->rights & RIGHT_TAG);
+    const bool is_done = line_store_one(region, address, &stored->value, register_has_tag(stored));
     gate_leave_slot(slot);
     return likely(is_done) ? STATUS_OK : store_run(authority, address, value, 0, 1);
 }
@@ -206,7 +207,7 @@ enum status capshm_store(uint32_t authority, uint64_t offset, uint32_t value) {
     if (!line_is_alone(region))
         return store_shared(authority, address, value, slot, region);
     const struct capability_register *const stored = &register_file[value];
-    if (unlikely(!line_store_alone(region, address, &stored->value, stored->rights & RIGHT_TAG)))
+    if (unlikely(!line_store_alone(region, address, &stored->value, register_has_tag(stored))))
         return store_carefully(authority, address, value, slot);
     gate_leave_slot(slot);
     return STATUS_OK;

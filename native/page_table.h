@@ -21,6 +21,7 @@
 
 #include <stdbool.h>
 
+#include "compiler.h"
 #include "fault.h"
 #include "granule.h"
 

@@ -126,8 +126,8 @@ static enum status attach_thread(void) {
     return status == STATUS_OK ? STATUS_AGAIN : status;
 }
 
-/* The gate is open at this signal: sweeps the registers if that was not done for its epoch, and lets the thread in. With the
- * lock in hand to the end, so that a thread that is being kept out does not let itself in again. */
+/* The gate is open at this signal: sweeps the registers if that was not done for its epoch, and lets the thread in.
+ * With the lock in hand to the end, so that a thread that is being kept out does not let itself in again. */
 static void catch_up(struct gate_member *self, uint64_t signal) {
     process_lock(); /* also the place where a quiesced thread waits */
     const uint64_t epoch = atomic_load(&self->gate->epoch); /* of this opening, or of a later one */

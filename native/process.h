@@ -5,9 +5,9 @@
  * the hooks gets members of its own; one that did not has none and is refused everywhere.
  *
  * Fork, in order. before: quiesce the other threads; enter the gate, so that no pass runs (cheribsd:F23), and stay
- * inside; make all shared mappings lock their tag lines, because from now on two processes store. parent: leave, resume.
- * child: rebuild the mutex and the members, claim a slot. A child that dies or fails before that holds no slot and no
- * lock.
+ * inside; make all shared mappings lock their tag lines, because from now on two processes store. parent: leave,
+ * resume. child: rebuild the mutex and the members, claim a slot. A child that dies or fails before that holds no slot
+ * and no lock.
  *
  * Quiescing: the other threads' `seen` is set to a value that no signal has, one membarrier, and their flags are waited
  * for. They meet in the slow path at the process's mutex and go on when it is free. It costs the operations nothing.

@@ -33,7 +33,7 @@ struct capability_register {
     struct granule value;
     uint64_t base;
     uint64_t length; /* top - base; 2^64 - 1 also for 2^64: no access reaches the last byte of the address space */
-    uint64_t origin; /* serial of the vmspace that the value belongs to; 0: this one */
+    uint64_t origin; /* serial of the vmspace that the value belongs to; 0: this one, as yet always */
     uint64_t last_granule; /* length - 16 */
     uint32_t rights; /* RIGHT_LIVE, RIGHT_TAG; RIGHT_DECODED and with it RIGHT_UNSEALED, RIGHT_GRANULE, permissions */
     uint32_t unused[3];
@@ -64,15 +64,19 @@ static inline bool register_is_valid(uint32_t first, uint32_t count) {
     return (uint64_t)first + count <= REGISTER_COUNT;
 }
 
+static inline bool register_has_tag(const struct capability_register *held) {
+    return held->rights & RIGHT_TAG;
+}
+
 /* Fills a register with what was loaded. */
-static inline void register_load(struct capability_register *into, struct granule value, bool tag, uint64_t origin) {
+static inline void register_load(struct capability_register *into, struct granule value, bool tag) {
     into->value = value;
-    into->origin = origin;
+    into->origin = 0;
     into->rights = RIGHT_LIVE | (tag ? (uint32_t)RIGHT_TAG : 0);
 }
 
-/* Fills in what decoding gives. Two threads may do it at once to the same end: the rights come last, and say that the rest
- * is there. */
+/* Fills in what decoding gives. Two threads may do it at once to the same end: the rights come last, and say that the
+ * rest is there. */
 static inline void register_decode(struct capability_register *held) {
     const struct capability_bounds bounds = capability_bounds(held->value);
     const bool is_whole = bounds.top == bounds.base && bounds.top_carry && bounds.base == 0;
@@ -89,8 +93,8 @@ static inline void register_decode(struct capability_register *held) {
     __atomic_store_n(&held->rights, rights, __ATOMIC_RELEASE);
 }
 
-static inline void register_set(struct capability_register *into, struct granule value, bool tag, uint64_t origin) {
-    register_load(into, value, tag, origin);
+static inline void register_set(struct capability_register *into, struct granule value, bool tag) {
+    register_load(into, value, tag);
     register_decode(into);
 }
 

@@ -1,14 +1,63 @@
-/* sideband.c: the rest of sideband.h: several granules at once, clearing, waiting, recovery. */
+/* sideband.c: all of sideband.h but what line.h does inline: under the lock, several granules at once, clearing,
+ * waiting, recovery. Numbers in comments are the steps of sideband.h. */
 #include "sideband.h"
 
 #include <sched.h>
 #include <time.h>
 
+#include "clock.h"
 #include "line.h"
 
-enum { WHOLE_LINE_ATTEMPTS = 8 };
+enum { LOCK_GRANULE_SHIFT = 16, LOCK_SPINS = 100, WHOLE_LINE_ATTEMPTS = 8 };
+#define LOCK_WHOLE (UINT64_C(1) << 22)
+#define LOCK_VERSION_ONE (UINT64_C(1) << 23)
 
-_Thread_local struct dead_lock dead_lock;
+/* The lock word of a dead holder that this thread may not free but read through, and the line that it was met on. */
+static _Thread_local struct dead_lock {
+    const struct tag_line *line;
+    uint64_t lock;
+} dead_lock;
+
+/* The word that frees this lock. */
+static inline uint64_t lock_freed(uint64_t lock) {
+    return (lock & ~(LOCK_VERSION_ONE - 1)) + LOCK_VERSION_ONE;
+}
+
+/* (1), (2). True: the lock is ours, and *locked is the word to unlock with. */
+ALWAYS_INLINE bool line_lock(const struct line_place *place, uint64_t *locked) {
+    struct gate_member *const self = thread_member;
+    const uint64_t mine =
+        (uint64_t)place->first << LOCK_GRANULE_SHIFT | self->lock_identity | (place->count > 1 ? LOCK_WHOLE : 0);
+    uint64_t lock = atomic_load_explicit(&place->line->lock, memory_order_relaxed);
+    for (uint32_t spin = 0; unlikely(lock & LOCK_SLOT); spin++) {
+        if (spin == LOCK_SPINS)
+            return false;
+        clock_relax();
+        lock = atomic_load_explicit(&place->line->lock, memory_order_relaxed);
+    }
+    const uint64_t target = place->region->target_origin + ((uint64_t)place->data >> LINE_DATA_SHIFT);
+    atomic_store_explicit(&self->slot->target, target, memory_order_relaxed);
+    /* A death between the two leaves a target without a lock, never the reverse. */
+    atomic_signal_fence(memory_order_seq_cst);
+    STEP(LINE_NAMED);
+    *locked = lock | mine;
+    if (!atomic_compare_exchange_strong_explicit(&place->line->lock, &lock, *locked, memory_order_acquire,
+                                                 memory_order_relaxed)) {
+        atomic_store_explicit(&self->slot->target, 0, memory_order_relaxed);
+        return false;
+    }
+    atomic_signal_fence(memory_order_seq_cst);
+    STEP(LINE_LOCKED);
+    return true;
+}
+
+/* (8), (9). */
+ALWAYS_INLINE void line_unlock(const struct line_place *place, uint64_t locked) {
+    atomic_store_explicit(&place->line->lock, lock_freed(locked), memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+    STEP(LINE_UNLOCKED);
+    atomic_store_explicit(&thread_member->slot->target, 0, memory_order_relaxed);
+}
 
 ALWAYS_INLINE enum line_result store_locked(const struct line_place *place, const char *values, size_t stride,
                                             uint64_t tagged, uint32_t *done) {
@@ -82,6 +131,69 @@ void line_scrub(struct line_place one, uint32_t i) {
         atomic_store_explicit(&one.line->tags, tags & ~line_mask(one.first, 1), memory_order_release);
     }
     line_unlock(&one, locked);
+}
+
+/* True if the lock word excludes loads of these granules. */
+ALWAYS_INLINE bool line_is_held(const struct line_place *place, uint64_t lock) {
+    if (likely((lock & LOCK_SLOT) == 0))
+        return false;
+    const uint32_t granule = (uint32_t)(lock >> LOCK_GRANULE_SHIFT) & (LINE_GRANULES - 1);
+    if (!(lock & LOCK_WHOLE) && (granule < place->first || granule >= place->first + place->count))
+        return false;
+    return dead_lock.line != place->line || dead_lock.lock != lock;
+}
+
+enum line_attempt { ATTEMPT_DONE, ATTEMPT_CHANGED, ATTEMPT_HELD, ATTEMPT_FAULTED };
+
+/* One turn of the sequence lock. */
+ALWAYS_INLINE enum line_attempt line_load_once(const struct line_place *place, char *values, size_t stride,
+                                               uint64_t *tagged) {
+    const uint64_t lock = atomic_load_explicit(&place->line->lock, memory_order_acquire); /* (1) */
+    if (unlikely(line_is_held(place, lock)))
+        return ATTEMPT_HELD;
+    const uint64_t mask = line_mask(place->first, place->count);
+    const uint64_t set = atomic_load_explicit(&place->line->tags, memory_order_acquire) & mask; /* (2) */
+    const uint64_t cleared = set == 0 ? 0 : atomic_load_explicit(place->clear, memory_order_acquire);
+    const uint64_t candidates = (set & ~cleared) >> place->first;
+    uint64_t differing = 0;
+    STEP(LOAD_BEGUN);
+    for (uint32_t i = 0; i < place->count; i++) {
+        struct granule *const data = (struct granule *)(values + i * stride);
+        if (unlikely(!program_load(&place->data[i], data)))
+            return ATTEMPT_FAULTED;
+        if (candidates >> i & 1) {
+            struct granule twin;
+            if (unlikely(!program_load(&place->twin[i], &twin)))
+                return ATTEMPT_FAULTED;
+            const bool differs = ((data->address ^ twin.address) | (data->metadata ^ twin.metadata)) != 0;
+            differing |= (uint64_t)differs << i;
+        }
+    }
+    STEP(LOAD_COPIED);
+    atomic_signal_fence(memory_order_seq_cst); /* the loads above are acquire loads, or ordered by x86-64 */
+    if (unlikely(atomic_load_explicit(&place->line->lock, memory_order_relaxed) != lock)) /* (3) */
+        return ATTEMPT_CHANGED;
+    *tagged = candidates & ~differing;
+    if (unlikely(differing != 0))
+        line_scrub(*place, (uint32_t)__builtin_ctzll(differing));
+    return ATTEMPT_DONE;
+}
+
+/* Loads one granule and its tag; repeats until nothing changed meanwhile. Others' stores to the same line are progress
+ * of theirs, so this is no lock. place->count is 1, and there is a line. */
+ALWAYS_INLINE enum line_result line_load_one(const struct line_place *place, struct granule *value, bool *tag) {
+    for (uint32_t spin = 0;;) {
+        uint64_t tagged = 0;
+        const enum line_attempt attempt = line_load_once(place, (char *)value, 0, &tagged);
+        *tag = tagged;
+        if (likely(attempt == ATTEMPT_DONE))
+            return LINE_DONE;
+        if (attempt == ATTEMPT_FAULTED)
+            return LINE_FAULTED;
+        if (attempt == ATTEMPT_HELD && spin++ == LOCK_SPINS)
+            return LINE_HELD;
+        clock_relax();
+    }
 }
 
 static enum line_result load_untagged(struct line_place place, char *values, size_t stride) {

@@ -29,9 +29,10 @@
  * bytes. If the bit were reset before (5), its bytes could arrive last under a tag; if after (7), its clear would be
  * lost.
  *
- * (5) and the reading of the clear bits in (6) are a store and a load, which processors swap: a store that asked too early
- * would miss the bit of a write whose bytes it then covers, and stay untagged though it came last. A fence there would cost
- * every capability store 5 ns; so the one who sets the bit issues a barrier in all processes, between bit and bytes.
+ * (5) and the reading of the clear bits in (6) are a store and a load, which processors swap: a store that asked too
+ * early would miss the bit of a write whose bytes it then covers, and stay untagged though it came last. A fence there
+ * would cost every capability store 5 ns; so the one who sets the bit issues a barrier in all processes, between bit
+ * and bytes.
  *
  * Alone. While one thread alone can reach the tag lines (private memory, or an object whose sideband no other process
  * has mapped) there is nobody to exclude and nobody who could see a death: a store is (4), (5), (6), and (7) if the bit

@@ -14,9 +14,9 @@
  * them.
  *
  * The world is stopped: nobody is inside an operation, and in a line that a dead holder left locked the tags are true
- * all the same (sideband.h). So no lock is taken and no version moves; tags are read and stored as relaxed atomics, and the gate
- * that stopped the world and opens again orders them with everything before and after. Several sweeps may run at once
- * on different lines.
+ * all the same (sideband.h). So no lock is taken and no version moves; tags are read and stored as relaxed atomics, and
+ * the gate that stopped the world and opens again orders them with everything before and after. Several sweeps may run
+ * at once on different lines.
  *
  * A death in the middle leaves some tags cleared, all of them rightly, and the rest as they were; nothing else was
  * written. The next pass clears the rest. A pass over what was swept already finds nothing to clear.

@@ -3,8 +3,8 @@
  * Usage: canary [REPEATS]. Prints a JSON object a line: key, and value, the median round trip in microseconds.
  *
  * Virtual cores move between a near placement (0.15) and a far one (0.4) within seconds, and all that crosses cores
- * follows. Two processes pass a number back and forth in one cache line, which is theirs alone. The median of short batches:
- * those in which one of the two was off its processor last a time slice and say nothing about the distance.
+ * follows. Two processes pass a number back and forth in one cache line, which is theirs alone. The median of short
+ * batches: those in which one of the two was off its processor last a time slice and say nothing about the distance.
  */
 #define _GNU_SOURCE
 #include <sched.h>

@@ -1,8 +1,8 @@
 /* gate.c: nothing moves while the gate is closed.
  *
- * Usage: gate [ROUNDS]. Other processes store as fast as they can; this one closes the gate, looks at the memory twice, a
- * while apart, and opens it again. Exits with 1 if anything changed in between: a thread was inside an operation and was
- * not seen. The window for that is a few nanoseconds wide (a flag in a store buffer), so it takes many rounds.
+ * Usage: gate [ROUNDS]. Other processes store as fast as they can; this one closes the gate, looks at the memory twice,
+ * a while apart, and opens it again. Exits with 1 if anything changed in between: a thread was inside an operation and
+ * was not seen. The window for that is a few nanoseconds wide (a flag in a store buffer), so it takes many rounds.
  */
 #define _GNU_SOURCE
 #include <signal.h>

@@ -1,7 +1,7 @@
 /* litmus.c: capabilities in shared memory beside everything that other processes may do to the same granules.
  *
- * Usage: litmus [MODE [LOADS [SEED]]]. Without a mode all of them, with few loads each. Prints a JSON object a line, the
- * seed in it. Exits with 1 if a load saw what no order of the operations explains, or if the control saw nothing.
+ * Usage: litmus [MODE [LOADS [SEED]]]. Without a mode all of them, with few loads each. Prints a JSON object a line,
+ * the seed in it. Exits with 1 if a load saw what no order of the operations explains, or if the control saw nothing.
  *
  *     pair      one process stores, one loads
  *     values    three processes store, two load, one of them through tag lines that it cannot write

@@ -1,8 +1,8 @@
 /* threads.c: everything that the threads of one process can do to the same granules at once.
  *
- * Usage: threads [TURNS [SEED]]. Prints one JSON object, the seed in it; exits with 1 if a load saw what no order of the
- * operations explains. Made for ThreadSanitizer over the portable core: each pair of operations that the core lets two
- * threads do at once is done at once here, and all that they share is atomic or handed over.
+ * Usage: threads [TURNS [SEED]]. Prints one JSON object, the seed in it; exits with 1 if a load saw what no order of
+ * the operations explains. Made for ThreadSanitizer over the portable core: each pair of operations that the core lets
+ * two threads do at once is done at once here, and all that they share is atomic or handed over.
  */
 #define _GNU_SOURCE
 #include <pthread.h>

@@ -39,7 +39,7 @@ BUGS = [
         "the twin is not compared: bytes that capshm never saw keep the tag",
         (
             ("line.h", "unlikely((twin.address ^ value->address) | (twin.metadata ^ value->metadata)) ||", ""),
-            ("line.h", "differing |= (uint64_t)differs << i;", "(void)differs;"),
+            ("sideband.c", "differing |= (uint64_t)differs << i;", "(void)differs;"),
         ),
         Node(f"{CONFORMANCE}/test_memory_operations.py::test_a_raw_store_untags_what_it_changes"),
     ),
@@ -48,7 +48,7 @@ BUGS = [
         "only the addresses are compared: other metadata under the same address keep the tag",
         (
             ("line.h", " | (twin.metadata ^ value->metadata)", ""),
-            ("line.h", " | (data->metadata ^ twin.metadata)", ""),
+            ("sideband.c", " | (data->metadata ^ twin.metadata)", ""),
         ),
         Node(f"{CONFORMANCE}/test_memory_operations.py::test_a_raw_store_untags_what_it_changes"),
     ),
@@ -62,7 +62,7 @@ BUGS = [
                 "return true;",
             ),
             (
-                "line.h",
+                "sideband.c",
                 "if (unlikely(atomic_load_explicit(&place->line->lock, memory_order_relaxed) != lock)) /* (3) */",
                 "if (0)",
             ),
@@ -74,7 +74,7 @@ BUGS = [
         "the version does not change: a load that meets a whole store between its two looks does not see it",
         (
             (
-                "line.h",
+                "sideband.c",
                 "return (lock & ~(LOCK_VERSION_ONE - 1)) + LOCK_VERSION_ONE;",
                 "return lock & ~(LOCK_VERSION_ONE - 1);",
             ),
@@ -86,7 +86,7 @@ BUGS = [
         "the version has one bit: two stores between the two looks of a load are not seen",
         (
             (
-                "line.h",
+                "sideband.c",
                 "return (lock & ~(LOCK_VERSION_ONE - 1)) + LOCK_VERSION_ONE;",
                 "return ((lock & ~(LOCK_VERSION_ONE - 1)) + LOCK_VERSION_ONE) & LOCK_VERSION_ONE;",
             ),
@@ -97,7 +97,7 @@ BUGS = [
         "load-ignores-the-lock",
         "a load goes on beside the holder of its own granule",
         (
-            ("line.h", "    if (unlikely(line_is_held(place, lock)))\n        return ATTEMPT_HELD;\n", ""),
+            ("sideband.c", "    if (unlikely(line_is_held(place, lock)))\n        return ATTEMPT_HELD;\n", ""),
             ("line.h", "    if (unlikely(lock & LOCK_SLOT))\n        return false;\n    *tag", "    *tag"),
         ),
         Program("litmus", ("values", "3000000", "1")),
@@ -107,7 +107,7 @@ BUGS = [
         "the lock is taken by a plain store: two processes hold it at once",
         (
             (
-                "line.h",
+                "sideband.c",
                 "if (!atomic_compare_exchange_strong_explicit(&place->line->lock, &lock, *locked, ",
                 (
                     "atomic_store_explicit(&place->line->lock, *locked, memory_order_relaxed);\n"
@@ -141,7 +141,7 @@ BUGS = [
         "a load does not ask the clear map: a data write of the same bytes leaves the tag",
         (
             (
-                "line.h",
+                "sideband.c",
                 "const uint64_t candidates = (set & ~cleared) >> place->first;",
                 "const uint64_t candidates = (set | (cleared & 0)) >> place->first;",
             ),
