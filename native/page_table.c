@@ -47,14 +47,12 @@ int page_protection(uint32_t permissions) {
            (permissions & PAGE_EXECUTE ? PROT_EXEC : 0);
 }
 
-/* Whether some region of the object already locks its tag lines. */
-static bool is_object_locking(uint32_t object) {
+struct region *page_table_find_object(uint32_t object) {
     for (uint32_t number = 1; number < address_space.region_count; number++) {
-        struct region *const other = &address_space.regions[number];
-        if (other->object == object && atomic_load_explicit(&other->is_locking, memory_order_relaxed))
-            return true;
+        if (address_space.regions[number].object == object)
+            return &address_space.regions[number];
     }
-    return false;
+    return NULL;
 }
 
 /* The one that became free last, or the next that was never used. */
@@ -72,13 +70,12 @@ struct region *page_table_add_region(const struct region_place *place) {
     if (region == NULL)
         return NULL;
     const uint64_t first = place->base >> LINE_DATA_SHIFT;
-    const bool is_locking = place->is_locking || is_object_locking(place->object);
     *region = (struct region){
         .lines_origin = place->lines - first * sizeof(struct tag_line),
         .twins_origin = place->twins - place->base,
         .clear_origin = place->clear - first * sizeof(uint64_t),
         .target_origin = ((uint64_t)place->object << 40) + place->first_line + 1 - first,
-        .is_locking = is_locking,
+        .is_locking = place->is_locking,
         .is_lines_writable = place->is_lines_writable,
         .is_private = place->is_private,
         .has_lines = place->lines != 0,

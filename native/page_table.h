@@ -145,8 +145,10 @@ static inline void page_table_mark_dirty(uint64_t address, uint64_t entry) {
         atomic_fetch_or_explicit(page_table_entry_of(address), PAGE_CAPABILITY_DIRTY, memory_order_relaxed);
 }
 
-/* Finds a free region and fills it; unless it is to lock its tag lines anyway, it does if another region of the object
- * does. NULL: all are in use. */
+/* A region of the object, or NULL: this process has not mapped it. Looks at all regions. */
+struct region *page_table_find_object(uint32_t object);
+
+/* Finds a free region and fills it. NULL: all are in use. */
 struct region *page_table_add_region(const struct region_place *place);
 
 /* Sets the entries of length bytes from address on, both multiples of the page size, to this region with these

@@ -40,6 +40,9 @@ enum status capshm_map(const struct capshm_mapping *mapping) {
     if (!page_table_is_in_arena(mapping->address, mapping->length) || mapping->object == 0 || mapping->clear == 0)
         return STATUS_INVALID;
     process_quiesce();
+    const struct region *const other = page_table_find_object(mapping->object);
+    const bool is_locking = other != NULL ? atomic_load_explicit(&other->is_locking, memory_order_relaxed)
+                                          : !mapping->is_exclusive || !process_is_alone();
     struct region *const region = page_table_add_region(&(struct region_place){
         .base = mapping->address,
         .length = mapping->length,
@@ -50,7 +53,7 @@ enum status capshm_map(const struct capshm_mapping *mapping) {
         .object = mapping->object,
         .is_lines_writable = mapping->is_lines_writable,
         .is_private = mapping->is_private,
-        .is_locking = !mapping->is_exclusive || !process_is_alone(),
+        .is_locking = is_locking,
     });
     if (region != NULL)
         page_table_map(region, mapping->address, mapping->length, mapping->permissions);
