@@ -117,7 +117,7 @@ enum status capshm_map_object(const struct capshm_object_mapping *mapping) {
         .length = mapping->length,
         .first_line = mapping->offset >> LINE_DATA_SHIFT,
         .object = mapping->object,
-        .is_lines_writable = mapping->is_tags_writable && mapping->is_shared,
+        .is_lines_writable = mapping->tags >= 0 && mapping->is_tags_writable && mapping->is_shared,
         .is_locking = true, /* any other process may map it at any time */
         .is_copied_on_write = !mapping->is_shared,
         .is_lost_at_fork = !mapping->is_kept_at_fork && mapping->is_shared,

@@ -31,7 +31,10 @@ enum status capshm_unmap_memory(uint64_t address, uint64_t length) {
         return munmap((void *)address, length) == 0 ? STATUS_OK : STATUS_NO_MEMORY;
     /* One call that replaces, so that no other thread's mapping slips into the hole. */
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
-    return mmap((void *)address, length, PROT_NONE, flags, -1, 0) == MAP_FAILED ? STATUS_NO_MEMORY : STATUS_OK;
+    if (mmap((void *)address, length, PROT_NONE, flags, -1, 0) == MAP_FAILED)
+        return STATUS_NO_MEMORY;
+    madvise((void *)address, length, MADV_DONTDUMP); /* as the rest of the arena, so that the kernel joins them again */
+    return STATUS_OK;
 }
 
 enum status capshm_map(const struct capshm_mapping *mapping) {
