@@ -1,5 +1,6 @@
 """Attaching: by several threads at once, and where there is no room."""
 
+import ctypes
 import resource
 import threading
 
@@ -31,6 +32,9 @@ def test_threads_that_attach_at_once() -> None:
     assert tags == [True] * 4
 
 
+@pytest.mark.skipif(
+    hasattr(ctypes.CDLL(None), "__asan_init"), reason="the address sanitizer dies where it has no address space"
+)
 @pytest.mark.slow
 @isolated()
 def test_an_address_space_limit_is_named() -> None:

@@ -149,6 +149,38 @@ def test_killed_at_every_step() -> None:
     assert all(passed.values()), f"no operation came by: {passed}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["store", "store over cleared"])
+@isolated(core="steps")
+def test_what_a_store_killed_at_a_step_leaves(name: str) -> None:
+    """The old value until TAGS_CLEARED, no tag until TAGS_SET, then the new value; whatever was cleared before."""
+    operation = OPERATIONS[name]
+    with Scene() as scene:
+        for step in STEPS:
+            with scene.run_with_step(operation, step, lib.STEP_ACTION_KILL) as child:
+                if child.wait() == 0:
+                    continue
+            if STEPS.index(step) >= STEPS.index("TAGS_SET"):
+                phase = STORED
+            elif STEPS.index(step) >= STEPS.index("TAGS_CLEARED") or operation.is_old_gone:
+                phase = UNTAGGED
+            else:
+                phase = OLD
+            assert _recover(scene, operation) == [phase], step
+
+
+@pytest.mark.slow
+@isolated(core="steps")
+def test_the_dead_are_not_waited_for() -> None:
+    """The lock of a dead holder is freed for the next who needs it, though he would wait for no living one."""
+    operation = OPERATIONS["store"]
+    with Scene(lock_timeout=0) as scene:
+        with scene.run_with_step(operation, "LINE_LOCKED", lib.STEP_ACTION_KILL) as child:
+            assert child.wait() == -signal.SIGKILL
+        assert scene.is_locked(operation.touches[0])
+        scene.assert_usable(operation.touches)
+
+
 def _claim_a_slot() -> int:
     """As a child of a fork does."""
     lib.capshm_fork_before()
