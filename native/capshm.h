@@ -79,13 +79,13 @@ struct capshm_object_mapping {
     uint64_t length;
     uint64_t offset;       /* of its first byte in the object, whole pages */
     int32_t data;          /* descriptor; -1: private anonymous memory, and only the permissions matter */
-    int32_t tags;          /* of tag lines and, from TWINS_OFFSET on, twins; -1: no capability permission, now or ever */
-    int32_t clear;         /* of the clear map; -1: nobody can set a tag in this object (a file) */
-    uint32_t object;       /* its number */
-    uint32_t permissions;  /* PAGE_READ, PAGE_WRITE, PAGE_LOAD_CAP, PAGE_STORE_CAP, PAGE_EXECUTE */
-    bool is_shared;        /* false: MAP_PRIVATE, page by page (private.h) */
+    int32_t tags; /* of tag lines and, from TWINS_OFFSET on, twins; -1: no capability permission, now or ever */
+    int32_t clear; /* of the clear map; -1: nobody can set a tag in this object (a file) */
+    uint32_t object; /* its number */
+    uint32_t permissions; /* PAGE_READ, PAGE_WRITE, PAGE_LOAD_CAP, PAGE_STORE_CAP, PAGE_EXECUTE */
+    bool is_shared; /* false: MAP_PRIVATE, page by page (private.h) */
     bool is_tags_writable; /* the tags descriptor may be mapped for writing */
-    bool is_kept_at_fork;  /* false: a child finds neither tags nor capability permission here (cheribsd:F2) */
+    bool is_kept_at_fork; /* false: a child finds neither tags nor capability permission here (cheribsd:F2) */
 };
 
 enum {

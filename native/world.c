@@ -125,7 +125,8 @@ void capshm_gate_open(bool is_new_epoch) {
 
 /* With the lock in hand, so that nobody unmaps meanwhile. */
 static enum status sweep_memory(uint64_t address, uint64_t length, uint32_t kernel, struct sweep_counts *counts) {
-    if (!page_table_is_in_arena(address, length) || !gate_is_closed_by_this_thread() || !sweep_kernel_is_available(kernel))
+    if (!page_table_is_in_arena(address, length) || !gate_is_closed_by_this_thread() ||
+        !sweep_kernel_is_available(kernel))
         return STATUS_INVALID;
     while (length > 0) {
         const uint64_t entry = page_table_look_up(address);
