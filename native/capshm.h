@@ -23,7 +23,8 @@
 
 /* Process ---------------------------------------------------------------------------------------------------------- */
 
-/* Reserves the arena and makes this process the first of a new gate; in a process that is attached already, nothing. */
+/* Reserves the arena and makes this process the first of a new gate; in a process that is attached already, nothing.
+ * STATUS_NO_MEMORY, STATUS_UNSUPPORTED: errno tells why. */
 enum status capshm_attach(uint64_t arena_base, uint64_t arena_size);
 bool capshm_is_attached(void);
 
@@ -59,7 +60,7 @@ enum status capshm_map_memory(uint64_t *address, uint64_t length, int descriptor
 /* Unmaps it; in the arena the place is reserved again. */
 enum status capshm_unmap_memory(uint64_t address, uint64_t length);
 
-/* A number for a new object, the same for all processes of the gate. */
+/* A number for a new object, the same for all processes of the gate; none comes back. 0: all have been given out. */
 uint32_t capshm_new_object(void);
 /* Puts a mapping that was made into the page table. */
 enum status capshm_map(const struct capshm_mapping *mapping);

@@ -27,6 +27,7 @@ enum status {
     STATUS_GATE_CLOSED, /* by the calling thread itself */
     STATUS_INCOMPLETE, /* the gate could not be closed over everyone in time */
     STATUS_NO_MEMORY,  /* no register, slot, region or memory left */
+    STATUS_UNSUPPORTED, /* the kernel refuses a system call that gates need; errno tells why */
     STATUS_INVALID,    /* an argument that no caller in this project passes */
     /* Inside the core only: the operation has left the gate and is to be started again. */
     STATUS_AGAIN,

@@ -197,8 +197,10 @@ static enum status attach(uint64_t arena_base, uint64_t arena_size) {
     static bool has_key;
     has_key =
         has_key || (pthread_key_create(&thread_end_key, end_thread) == 0 && pthread_atfork(NULL, NULL, free_lock) == 0);
-    if (!has_key || !program_install_handler() || !gate_register_process())
+    if (!has_key || !program_install_handler())
         return STATUS_NO_MEMORY;
+    if (!gate_register_process())
+        return STATUS_UNSUPPORTED;
     const enum status status = initialize_memory(arena_base, arena_size);
     if (status != STATUS_OK)
         return status;
