@@ -35,6 +35,9 @@ enum status capshm_fork_in_child(void);
 
 void capshm_set_isa(bool is_rvy);
 void capshm_set_lock_timeout(uint64_t nanoseconds);
+/* A function for threads that wait at the closed gate, outside any operation and without a lock: it is called after
+ * each (Unix) signal and every 20 ms, and may do whatever the thread itself may. True: give up, STATUS_INTERRUPTED. */
+void capshm_set_interruption(bool (*interruption)(void));
 const struct fault *capshm_fault(void);
 
 /* Mappings --------------------------------------------------------------------------------------------------------- */

@@ -178,13 +178,16 @@ void gate_release_slot(struct gate_member *member) {
 }
 
 enum gate_obstacle gate_wait(struct gate_member *member, uint64_t *signal) {
-    *signal = atomic_load(&member->gate->signal);
-    if ((*signal & SIGNAL_CLOSER) == 0)
-        return GATE_IS_OPEN;
-    if ((*signal & SIGNAL_CLOSER) == member->lock_identity)
-        return GATE_IS_MINE;
-    park(member->gate, *signal);
-    return GATE_IS_CLOSED;
+    for (bool has_waited = false;; has_waited = true) {
+        *signal = atomic_load(&member->gate->signal);
+        if ((*signal & SIGNAL_CLOSER) == 0)
+            return GATE_IS_OPEN;
+        if ((*signal & SIGNAL_CLOSER) == member->lock_identity)
+            return GATE_IS_MINE;
+        if (has_waited)
+            return GATE_IS_CLOSED;
+        park(member->gate, *signal);
+    }
 }
 
 /* Waits for one slot. True: nobody is inside an operation there. */

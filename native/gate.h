@@ -132,11 +132,11 @@ static inline int32_t gate_owner_pid(uint64_t owner) {
 /* What keeps a member out. */
 enum gate_obstacle {
     GATE_IS_OPEN,   /* the signal has changed since the member last looked: *signal is what it may see now */
-    GATE_IS_CLOSED, /* and was waited for: look again */
+    GATE_IS_CLOSED, /* still, after a while or an interruption by a (Unix) signal */
     GATE_IS_MINE,   /* closed by the member itself */
 };
 
-/* Waits while the gate is closed, but not for ever: looks whether the closer still lives. */
+/* Waits while the gate is closed, but not for long: looks whether the closer still lives. */
 enum gate_obstacle gate_wait(struct gate_member *member, uint64_t *signal);
 
 /* Closes the gate over everyone but the calling thread, which must have a slot and be outside any operation.

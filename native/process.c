@@ -138,7 +138,7 @@ static void catch_up(struct gate_member *self, uint64_t signal) {
     process_unlock();
 }
 
-enum status process_clear_way(void) {
+static enum status clear_way(bool (*interruption)(void)) {
     struct gate_member *const self = thread_member;
     if (self->slot == NULL)
         return attach_thread();
@@ -148,7 +148,13 @@ enum status process_clear_way(void) {
         return STATUS_GATE_CLOSED;
     if (obstacle == GATE_IS_OPEN)
         catch_up(self, signal);
+    else if (interruption != NULL && interruption())
+        return STATUS_INTERRUPTED;
     return STATUS_AGAIN;
+}
+
+enum status process_clear_way(void) {
+    return clear_way(process.interruption);
 }
 
 static void *map_shared(size_t size) {
@@ -223,6 +229,10 @@ void capshm_set_isa(bool is_rvy) {
     process.is_rvy = is_rvy;
 }
 
+void capshm_set_interruption(bool (*interruption)(void)) {
+    process.interruption = interruption;
+}
+
 void capshm_set_lock_timeout(uint64_t nanoseconds) {
     process.lock_timeout = nanoseconds;
 }
@@ -238,7 +248,7 @@ void capshm_fork_before(void) {
         if (is_inside_for_fork || gate_is_closed_by_this_thread())
             break; /* a thread that has itself closed the gate may fork: it would wait for itself for ever */
         process_resume();
-        if (process_clear_way() != STATUS_AGAIN) {
+        if (clear_way(NULL) != STATUS_AGAIN) {
             process_quiesce(); /* no slot is left for this thread, nor will one be for the child */
             break;
         }
