@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from capshm import errors
-from capshm._native import lib
+from capshm._native import ffi, lib
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from capshm.capability import Capability
 
 # status: error, code, what is wrong
@@ -46,11 +49,33 @@ _FAULTS: dict[int, tuple[type[errors.Fault], str, str]] = {
 }
 
 
+_raised = threading.local()
+
+
+def _keep(kind: type[BaseException], error: BaseException, traceback: TracebackType) -> bool:
+    _raised.error = error
+    return True
+
+
+@ffi.def_extern(name="capshm_interruption", onerror=_keep)  # type: ignore[untyped-decorator]
+def _run_signal_handlers() -> bool:
+    """Whether the operation of a thread that waits at the closed gate is given up.
+
+    Python runs handlers on entry to a function. What one raises is kept for `fail`; otherwise the wait goes on.
+    """
+    return False
+
+
+lib.capshm_set_interruption(lib.capshm_interruption)
+
+
 def fail(status: int, operation: str, capability: Capability | None = None) -> NoReturn:
     """Raise the error that stands for `status`; the details are in the thread's fault record.
 
     operation: what was asked, for the message. capability: the authority, kept in a fault.
     """
+    if status == lib.STATUS_INTERRUPTED:
+        raise _raised.__dict__.pop("error")
     record = lib.capshm_fault()
     who = f"process {os.getpid()}: {operation}"
     if status in _FAULTS:

@@ -109,7 +109,8 @@ enum status capshm_map_object(const struct capshm_object_mapping *mapping) {
         return STATUS_NOT_ATTACHED;
     if (!page_table_is_in_arena(mapping->address, mapping->length) || mapping->offset % PAGE_BYTES != 0 ||
         mapping->offset > OBJECT_SIZE_MAX || mapping->length > OBJECT_SIZE_MAX - mapping->offset ||
-        (mapping->permissions & ~(uint32_t)PAGE_PERMISSIONS) != 0 || (mapping->data >= 0 && mapping->object == 0))
+        (mapping->permissions & ~(uint32_t)PAGE_PERMISSIONS) != 0 ||
+        (mapping->data >= 0 && (mapping->object == 0 || mapping->object >= GATE_OBJECTS)))
         return STATUS_INVALID;
     struct region_place place = {
         .base = mapping->address,

@@ -138,6 +138,8 @@ class Segment:
         lib.capshm_set_isa(isa == "rvy")
         lib.capshm_set_lock_timeout(lock_nanoseconds)
         self._object = lib.capshm_new_object()
+        if not self._object:
+            raise MemoryError(f"process {os.getpid()} and those it shares a gate with have made 2**24 - 1 segments")
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             self._owns_fd = fd is None

@@ -69,13 +69,17 @@ class Scene:
         for i in granules:
             self.root.store_capability(i * GRANULE, self.old[i])
 
+    def lock_word(self, granule: int) -> int:
+        """Of the granule's tag line."""
+        return lock_words(self.segment)[granule // LINE]
+
     def is_locked(self, granule: int) -> bool:
         """Whether somebody holds the lock of the granule's tag line."""
-        return bool(lock_words(self.segment)[granule // LINE] & 0xFFFF)
+        return bool(self.lock_word(granule) & 0xFFFF)
 
     def is_locked_as_a_whole(self, granule: int) -> bool:
         """... and stores several granules there, so that loads of all others wait, too."""
-        return bool(lock_words(self.segment)[granule // LINE] & 1 << 22)
+        return bool(self.lock_word(granule) & 1 << 22)
 
     def memory(self) -> bytes:
         """Everything that is shared, as it lies there: data, clear map, tag lines and twins."""

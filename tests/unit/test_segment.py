@@ -1,5 +1,6 @@
 """`capshm.testing`: segments with their aliases and descriptors, the shadow, the gate and sweeps."""
 
+import collections
 import contextlib
 import gc
 import itertools
@@ -744,3 +745,17 @@ def test_an_epoch_reaches_other_processes() -> None:
             swept.set()
             assert child.wait() == 0
         assert value.tag is False
+
+
+@pytest.mark.slow
+@isolated()
+def test_numbers_of_segments_run_out() -> None:
+    """They are 24 bits wide and name a segment for ever: when all have been given out, no more segments are made."""
+    with Segment(PAGE) as last:
+        last.root.store_capability(0, last.root)
+        numbers = itertools.starmap(lib.capshm_new_object, itertools.repeat((), (1 << 24) - 2))
+        assert collections.deque(numbers, maxlen=1).pop() == (1 << 24) - 1
+        for _ in range(2):
+            with pytest.raises(MemoryError, match="segments"):
+                Segment(PAGE)
+        assert last.root.load_capability(0).tag
