@@ -10,8 +10,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from capshm import CapabilityArray
 from capshm._native import ffi, lib
-from capshm.capability import CapabilityArray
 from capshm.testing import Segment, Shadow, SweepCounts, closed_gate, sweep_registers
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event, ask_child
