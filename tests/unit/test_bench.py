@@ -12,7 +12,7 @@ from bench import __main__ as command
 from bench import report
 from bench.figures import CANARY, FIGURES, Figure, Goal, Program
 from bench.run import BenchError, Sample, Samples, needed, read_lines, resolve
-from tests.variants import ROOT
+from native.variants import ROOT
 
 # Key and goal of every figure that needs no broker, as agreed.
 AGREED = {
