@@ -18,6 +18,7 @@ from native.variants import ROOT
 AGREED = {
     "native_store": "≤ 2",
     "native_load": "≤ 4",
+    "native_store_locked": "≤ 4",
     "native_store_shared": "value ≥ 1.8",
     "sweep_0": "≥ 0.8",
     "sweep_1": "≥ 0.8",
