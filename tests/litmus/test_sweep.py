@@ -97,9 +97,9 @@ def _wait_for_turns(board: Board, children: Sequence[Child]) -> None:
 
 def _sideband(segment: Segment) -> tuple[list[int], memoryview]:
     """The segment's tags as they lie in memory, one word a line, and its twins, two words a granule."""
-    lines, _ = segment._mappings[0][2][1]
-    words = ffi.buffer(ffi.cast("char *", lines), GRANULES // LINE * 16)
-    twins = ffi.buffer(ffi.cast("char *", lines + segment._lines_length), GRANULES * GRANULE)
+    mapping = segment._mappings[0]
+    words = ffi.buffer(ffi.cast("char *", mapping.lines), GRANULES // LINE * 16)
+    twins = ffi.buffer(ffi.cast("char *", mapping.twins), GRANULES * GRANULE)
     return list(memoryview(words).cast("Q")[::2]), memoryview(twins).cast("Q")
 
 
