@@ -73,6 +73,12 @@ def compare(
             f"{row.tags_left_by_overwrite:>27,} {store:>7} {row.load:>7.1f}"
         )
     print(
+        "\nBaseline: rwRW, where the child may do what the parent may; the other rows show what a lesser mapping takes "
+        "away.\nr, w: data may be read, written; R, W: capabilities may be loaded, stored with their tags.\n"
+        "tag arrives: a capability that the parent stored is valid where the child loads it. tags after a raw\n"
+        "overwrite: what is left of a full segment whose first half was overwritten by pwrite. store, load: ns."
+    )
+    print(
         f"\nRevocation: the world was stopped for {revoked['pause_us']:.0f} us; {revoked['found']:,} capabilities were "
         f"looked at, {revoked['cleared']:,} revoked,\n"
         f"and the child's own copy in a variable was {'still good' if revoked['child_tag'] else 'revoked too'}."
