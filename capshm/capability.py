@@ -28,6 +28,7 @@ GRANULE: int = lib.GRANULE_SIZE
 """Bytes of a capability in memory, and what has one tag."""
 
 _WORD_END = 1 << 64
+_STORES = Permissions.STORE | Permissions.STORE_CAP  # of a tagged value
 _UNSEALED: int = lib.OBJECT_TYPE_UNSEALED
 _SENTRY: int = lib.OBJECT_TYPE_SENTRY
 _LARGE_READ = 1 << 20
@@ -62,7 +63,13 @@ def needed(value: object) -> Capability:
 
 
 class Capability:
-    """Unforgeable reference to memory: address, bounds, permissions, object type, and a tag that says it is valid."""
+    """Unforgeable reference to memory: address, bounds, permissions, object type, and a tag that says it is valid.
+
+    None can be made up. The first one to some memory comes from whoever maps it (`capshm.testing.Segment.root`, or its
+    `map`), the first one to object types from `sealing_root`; all others are derived from these by the methods here, or
+    loaded from memory where somebody stored them. As text: address, letters of the permissions, bounds; the letters are
+    r LOAD, w STORE, x EXECUTE, R LOAD_CAP, W STORE_CAP.
+    """
 
     __slots__ = ("_register",)
 
@@ -272,7 +279,7 @@ class Capability:
             raise
         if status:
             _give_back(register)
-            fail(status, "load a capability", self)
+            fail(status, "load a capability", self, Permissions.LOAD)
         loaded = _new(Capability)
         loaded._register = register
         return loaded
@@ -293,7 +300,7 @@ class Capability:
             _offset(offset)  # says what is wrong with it
             raise
         if status:
-            fail(status, "store a capability", self)
+            fail(status, "store a capability", self, _STORES)
 
     def load_capabilities(self, offset: SupportsIndex, count: SupportsIndex) -> CapabilityArray:
         """`count` capabilities from address + offset on, in one native call; rights and errors as `load_capability`."""
@@ -303,7 +310,7 @@ class Capability:
         window = _registers.Window(max(number, 1))
         status = lib.capshm_load_many(self._register, _offset(offset), window.first, number) if number else 0
         if status:
-            fail(status, "load capabilities", self)
+            fail(status, "load capabilities", self, Permissions.LOAD)
         return array_over(window, window.first, number)
 
     def store_capabilities(self, offset: SupportsIndex, values: CapabilityArray | Sequence[Capability]) -> None:
@@ -318,7 +325,7 @@ class Capability:
             return
         status = lib.capshm_store_many(self._register, word, array._first, array._count)
         if status:
-            fail(status, "store capabilities", self)
+            fail(status, "store capabilities", self, _STORES)
 
     def fill_capabilities(self, offset: SupportsIndex, count: SupportsIndex, value: Capability) -> None:
         """Store `value` into `count` granules from address + offset on; as `store_capabilities`."""
@@ -329,7 +336,7 @@ class Capability:
             return
         status = lib.capshm_fill(self._register, word, number, register)
         if status:
-            fail(status, "fill with a capability", self)
+            fail(status, "fill with a capability", self, _STORES)
 
     def read(self, offset: SupportsIndex, length: SupportsIndex) -> bytes:
         """`length` bytes from address + offset on. Rights: LOAD and readable pages; errors as `load_capability`."""
@@ -340,7 +347,7 @@ class Capability:
         buffer = bytearray(number)
         status = lib.capshm_read(self._register, word, ffi.from_buffer(buffer), number)
         if status:
-            fail(status, f"read {number} bytes", self)
+            fail(status, f"read {number} bytes", self, Permissions.LOAD)
         return bytes(buffer)
 
     def write(self, offset: SupportsIndex, data: Buffer) -> None:
@@ -351,11 +358,12 @@ class Capability:
         """
         try:
             buffer = ffi.from_buffer(data)
-        except BufferError as error:
-            raise TypeError(f"the data must be contiguous bytes: {error}") from error
+        except (BufferError, TypeError) as error:
+            what = type(data).__name__
+            raise TypeError(f"the data must be bytes, or another contiguous buffer, not {what}: {error}") from error
         status = lib.capshm_write(self._register, _offset(offset), buffer, len(buffer))
         if status:
-            fail(status, f"write {len(buffer)} bytes", self)
+            fail(status, f"write {len(buffer)} bytes", self, Permissions.STORE)
 
     def copy_to(self, destination: Capability, length: SupportsIndex) -> None:
         """Copy `length` bytes from here to `destination`, with tags where both are congruent modulo 16.
@@ -367,8 +375,10 @@ class Capability:
         number = _number("a length", length, 0, _WORD_END)
         status = lib.capshm_copy(self._register, needed(destination)._register, number)
         if status:
-            at_destination = lib.capshm_fault().register_index == destination._register
-            fail(status, f"copy {number} bytes", destination if at_destination else self)
+            operation = f"copy {number} bytes"
+            if lib.capshm_fault().register_index == destination._register:
+                fail(status, operation, destination, _STORES)
+            fail(status, operation, self, Permissions.LOAD)
 
     def view(self, offset: SupportsIndex, length: SupportsIndex, *, writable: bool = False) -> memoryview:
         """The memory itself, as a memoryview: an integer pointer, not a capability.
@@ -386,7 +396,8 @@ class Capability:
         address = ffi.new("uint64_t *")
         status = lib.capshm_view(self._register, _offset(offset), length, writable, address)
         if status:
-            fail(status, f"{operation}: {length} bytes", self)
+            needed_permissions = Permissions.LOAD | (Permissions.STORE if writable else Permissions(0))
+            fail(status, f"{operation}: {length} bytes", self, needed_permissions)
         return int(address[0])
 
 
