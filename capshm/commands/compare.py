@@ -7,7 +7,6 @@ import os
 import socket
 import statistics
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, TypeVar
@@ -17,6 +16,7 @@ import cyclopts
 from capshm.capability import GRANULE, Capability
 from capshm.errors import CapshmError
 from capshm.testing import Segment, Shadow, closed_gate
+from capshm.testing.children import fork_to_run
 
 Answer = TypeVar("Answer")
 
@@ -88,16 +88,11 @@ def compare(
 def _in_child(work: Callable[[], Answer]) -> Answer:
     """Run `work` in a forked child and return what it returns, which must be plain data; tuples come back as lists."""
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.write(writer, json.dumps(work()).encode())
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+
+    def answer_parent() -> None:
+        os.write(writer, json.dumps(work()).encode())
+
+    pid = fork_to_run(answer_parent)
     os.close(writer)
     with os.fdopen(reader, "rb") as answers:
         text = answers.read()
@@ -145,9 +140,7 @@ def _revoke(size: int) -> dict[str, float]:
         freed = segment.root.with_bounds(64)
         segment.root.fill_capabilities(GRANULE, segment.length // GRANULE - 1, freed)
         ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
-            _child_that_holds(segment.root.load_capability(GRANULE), theirs)
+        pid = fork_to_run(lambda: _hold(segment.root.load_capability(GRANULE), theirs))
         theirs.close()
         with ours:
             ours.recv(1)  # the child has its copy, or has died
@@ -165,10 +158,7 @@ def _revoke(size: int) -> dict[str, float]:
     return {"pause_us": pause / 1000, "found": counts.found, "cleared": counts.cleared, "child_tag": tag[0]}
 
 
-def _child_that_holds(copy: Capability, parent: socket.socket) -> None:
-    try:
-        parent.send(b"!")
-        parent.recv(1)
-        parent.send(bytes([copy.tag]))
-    finally:
-        os._exit(0)
+def _hold(copy: Capability, parent: socket.socket) -> None:
+    parent.send(b"!")
+    parent.recv(1)
+    parent.send(bytes([copy.tag]))
