@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from capshm import errors
 from capshm._native import ffi, lib
+from capshm.permissions import Permissions
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from capshm.capability import Capability
+
+_NONE = Permissions(0)
 
 # status: error, code, what is wrong
 _FAULTS: dict[int, tuple[type[errors.Fault], str, str]] = {
@@ -69,10 +72,11 @@ def _run_signal_handlers() -> bool:
 lib.capshm_set_interruption(lib.capshm_interruption)
 
 
-def fail(status: int, operation: str, capability: Capability | None = None) -> NoReturn:
+def fail(status: int, operation: str, capability: Capability | None = None, needed: Permissions = _NONE) -> NoReturn:
     """Raise the error that stands for `status`; the details are in the thread's fault record.
 
-    operation: what was asked, for the message. capability: the authority, kept in a fault.
+    operation: what was asked, for the message. capability: the authority, kept in a fault. needed: its permissions that
+    the operation asks for, in this order; the core does not say which of them it missed.
     """
     if status == lib.STATUS_INTERRUPTED:
         raise _raised.__dict__.pop("error")
@@ -81,6 +85,8 @@ def fail(status: int, operation: str, capability: Capability | None = None) -> N
     if status in _FAULTS:
         kind, code, reason = _FAULTS[status]
         through = "" if capability is None else f" through {capability}"
+        if status == lib.STATUS_PERMISSION_VIOLATION and capability is not None:
+            reason += "".join([f" {permission.name}" for permission in needed.without(capability.permissions)][:1])
         message = f"{who} at {record.address:#x}{through}: {reason}"
         if status == lib.STATUS_PAGE_BEYOND_OBJECT:
             raise errors.PageViolation(

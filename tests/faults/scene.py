@@ -29,9 +29,8 @@ def words(capability: Capability) -> Words:
 
 def lock_words(segment: Segment) -> list[int]:
     """The lock word of each tag line (native/sideband.h)."""
-    _, length, sideband = segment._mappings[0]
-    lines, _ = sideband[1]
-    return list(ffi.cast("uint64_t *", lines)[0 : length // LINE // GRANULE * 2])[1::2]
+    mapping = segment._mappings[0]
+    return list(ffi.cast("uint64_t *", mapping.lines)[0 : mapping.length // LINE // GRANULE * 2])[1::2]
 
 
 def assert_unlocked(segment: Segment) -> None:
@@ -83,8 +82,12 @@ class Scene:
 
     def memory(self) -> bytes:
         """Everything that is shared, as it lies there: data, clear map, tag lines and twins."""
-        address, length, sideband = self.segment._mappings[0]
-        places = [(address, length), *sideband]
+        segment, mapping = self.segment, self.segment._mappings[0]
+        places = [
+            (mapping.address, segment.length),
+            (mapping.clear, segment._clear_length),
+            (mapping.lines, segment._lines_length + segment.length),
+        ]
         return b"".join(bytes(ffi.buffer(ffi.cast("char *", place), extent)) for place, extent in places)
 
     def assert_usable(self, granules: Iterable[int]) -> None:

@@ -5,7 +5,7 @@ A patch names a text that must be there exactly once: when the core moves on, th
 
 from dataclasses import dataclass
 
-from tests.variants import Patch
+from native.variants import Patch
 
 
 @dataclass(frozen=True)

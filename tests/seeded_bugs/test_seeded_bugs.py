@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from native.variants import ROOT, build_program, build_variant, environment
 from tests.seeded_bugs.bugs import BUGS, Bug, Program
-from tests.variants import ROOT, build_program, build_variant, environment
 
 
 def find(bug: Bug) -> subprocess.CompletedProcess[str]:
