@@ -134,7 +134,7 @@ class Segment:
             raise ValueError(f"a descriptor is a small number, not {fd}")
         if fd is not None and os.fstat(fd).st_size < size:
             raise ValueError(f"descriptor {fd} has {os.fstat(fd).st_size} bytes, fewer than {size}")
-        process.ensure_attached()
+        process.ensure_alone()
         lib.capshm_set_isa(isa == "rvy")
         lib.capshm_set_lock_timeout(lock_nanoseconds)
         self._object = lib.capshm_new_object()
@@ -171,6 +171,7 @@ class Segment:
         alignment = max(PAGE, (1 << 64) - encoding.representable_mask(self.length))
         address = _take_arena(self.length, alignment)
         self._mappings.append((address, self.length, sideband))
+        process.count_segment(1)
         _map_memory(address, self.length, self.fd, writable="w" in permissions)
         mapping = ffi.new("struct capshm_mapping *")
         mapping.address = address
@@ -220,6 +221,7 @@ class Segment:
             for place, extent in sideband:
                 lib.capshm_unmap_memory(place, extent)
             _taken.remove((address, address + length))
+            process.count_segment(-1)
         while self._sideband:
             os.close(self._sideband.pop())
         fd, self.fd = self.fd, -1
