@@ -80,7 +80,7 @@ def _attaching() -> Finding:
             os.write(writer, str(error).encode()[:4000])
         os._exit(0)
     os.close(writer)
-    with open(reader, encoding="utf-8") as pipe:
+    with os.fdopen(reader, encoding="utf-8") as pipe:
         found = pipe.read() or "the process that tried has died"
     os.waitpid(child, 0)
     return Finding("attaching", found, found == "possible", "see the table of errors in the README")
@@ -89,7 +89,10 @@ def _attaching() -> Finding:
 def _areas() -> Finding:
     number = _number("/proc/sys/vm/max_map_count")
     return Finding(
-        "vm.max_map_count", f"{number:,}", number < 0 or number >= _AREAS, "each mapping takes up to five areas: raise it"
+        "vm.max_map_count",
+        f"{number:,}",
+        number < 0 or number >= _AREAS,
+        "a mapping takes up to five areas: raise it",
     )
 
 
@@ -123,7 +126,9 @@ def _shared_memory() -> Finding:
     try:
         status = os.statvfs(_SHARED_MEMORY)
     except OSError as error:
-        return Finding(str(_SHARED_MEMORY), error.strerror, False, "mount a tmpfs there: shared memory objects live in it")
+        return Finding(
+            str(_SHARED_MEMORY), str(error), False, "mount a tmpfs there: objects live in it"
+        )
     free = status.f_bavail * status.f_frsize
     return Finding(str(_SHARED_MEMORY), f"{free >> 20:,} MiB free", free > 0, "it is full: objects cannot grow")
 

@@ -139,7 +139,7 @@ class Segment:
         self.length = _round_up(encoding.representable_length(_round_up(size, PAGE)), PAGE)
         self._clear_length = _round_up(self.length // 128, PAGE)
         self._lines_length = _round_up(self.length // 64, PAGE)
-        process.ensure_attached()
+        process.ensure_alone()
         with _lock, contextlib.ExitStack() as undo:
             undo.callback(self.close)
             self._set_isa(isa)
@@ -205,6 +205,7 @@ class Segment:
         tags, clear, *_ = self._descriptors
         with contextlib.ExitStack() as undo:
             self._mappings.append(mapping)
+            process.count_segment(1)
             undo.callback(self._unmap, mapping)
             _take_place(mapping, max(PAGE, (1 << 64) - encoding.representable_mask(self.length)))
             _map_memory(ffi.addressof(mapping, "address"), self.length, self.fd, writable=bool(bits & lib.PAGE_WRITE))
@@ -234,6 +235,7 @@ class Segment:
         if mapping.lines:
             lib.capshm_unmap_memory(mapping.lines, self._lines_length + self.length)
         self._mappings.remove(mapping)
+        process.count_segment(-1)
 
     def sweep(self, *, kernel: str = "automatic") -> SweepCounts:
         """Clear the tags that the shadow revokes; the gate must be closed by the calling thread (`closed_gate`).
