@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from capshm.broker.messages import DESCRIPTORS_LIMIT, PACKET_LIMIT
+from capshm.connection import address_of
 from capshm.errors import CapshmError
 
 _CREDENTIALS = struct.Struct("=3i")
@@ -114,11 +115,6 @@ def open_pidfd(pid: int, sock: Connection | None = None) -> int:
             os.set_inheritable(fd, False)
             return fd
     return os.pidfd_open(pid)
-
-
-def address_of(name: str) -> bytes:
-    """The abstract address of a machine; it leaves nothing behind in any file system."""
-    return f"\0capshm/{os.getuid()}/{name}".encode()
 
 
 def listen(name: str) -> socket.socket:

@@ -52,8 +52,6 @@ class Service:
         self._on(messages.ShmGet, openings.shmget)
         self._on(messages.ShmCtl, openings.shmctl)
         self._on(messages.Knob, _knob)
-        self._on(messages.Objects, _objects)
-        self._on(messages.Audit, _audit)
 
     def _on(self, kind: type[_R], handler: _Handler[_R]) -> None:
         self._handlers[kind] = cast("_Handler[messages.Message]", handler)
@@ -145,6 +143,22 @@ class Service:
         """The mappings of a member."""
         return Reply({"mappings": [_describe_entry(entry) for entry in member.space.entries.values()]})
 
+    def objects(self) -> Reply:
+        """All objects that still exist."""
+        state = self._state
+        rows: list[Value] = []
+        for memory in state.objects:
+            kept = state.segments.kept(memory.id)
+            size = -1 if kept is None else kept.size()
+            rows.append([memory.id, memory.kind.value, memory.name, size, memory.owner, memory.is_share_cap, -1])
+        return Reply({"objects": rows})
+
+    def audit(self, start: int) -> Reply:
+        """A page of the audit."""
+        lines, following = self._state.audit.page(start)
+        rows: list[Value] = [list(msgspec.json.decode(line).values()) for line in lines]
+        return Reply({"records": rows, "next": following})
+
 
 def _refused(rule: str, number: int, message: str) -> Reply:
     return Reply({"refused": {"rule": rule, "errno": number, "message": message}})
@@ -180,18 +194,3 @@ def _knob(state: State, member: Member, request: messages.Knob, descriptors: lis
         state.record(member, request, rule="cheribsd:K1", message=f"sharing is {knobs}")
         member.knobs = knobs
     return Reply({"process": knobs.process, "may_share": knobs.may_share()})
-
-
-def _objects(state: State, member: Member, request: messages.Objects, descriptors: list[int]) -> Reply:
-    rows: list[Value] = []
-    for memory in state.objects:
-        kept = state.segments.kept(memory.id)
-        size = -1 if kept is None else kept.size()
-        rows.append([memory.id, memory.kind.value, memory.name, size, memory.owner, memory.is_share_cap, -1])
-    return Reply({"objects": rows})
-
-
-def _audit(state: State, member: Member, request: messages.Audit, descriptors: list[int]) -> Reply:
-    lines, following = state.audit.page(request.start)
-    rows: list[Value] = [list(msgspec.json.decode(line).values()) for line in lines]
-    return Reply({"records": rows, "next": following})

@@ -15,7 +15,8 @@ from typing import SupportsIndex, TypeAlias
 from capshm import client, errors
 from capshm._native import lib
 from capshm.capability import Capability, make
-from capshm.client import Answer, Argument, Client, check, map_object, page_permissions
+from capshm.client import Client, check, map_object, page_permissions
+from capshm.connection import Answer, Argument
 from capshm.model.constants import INHERIT_NONE, INHERIT_ZERO, MINCORE_CAPSTORE, MINCORE_INCORE
 from capshm.permissions import Permissions
 

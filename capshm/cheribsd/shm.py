@@ -10,7 +10,7 @@ from typing import Final, SupportsIndex
 
 from capshm import client, errors
 from capshm.cheribsd.memory import flag_bits
-from capshm.client import Answer
+from capshm.connection import Answer
 from capshm.model.constants import MFD_CLOEXEC, O_SHARECAP
 
 

@@ -285,12 +285,21 @@ def test_the_whole_surface_is_known(module: str) -> None:
 NOT_FOR_RANDOM_NUMBERS = {
     **dict.fromkeys(["capshm_map", "capshm_map_memory", "capshm_unmap_memory"], "addresses of this process's memory"),
     **dict.fromkeys(["capshm_fork_before", "capshm_fork_in_parent", "capshm_fork_in_child"], "belong around a fork"),
+    "capshm_detach": "there would be nothing left for the others",
     "capshm_gate_close": "what comes after it waits",
+    **dict.fromkeys(["capshm_interruption", "capshm_set_interruption"], "a function, not numbers"),
     "capshm_release": "gives away registers that others hold",
     "capshm_set_lock_timeout": "may be centuries",
 }
 BUFFER = 1 << 16  # bytes
-BOUNDED = {"capshm_read": 3, "capshm_write": 3, "capshm_tags": 1, "capshm_gather": 1, "capshm_reserve": 0}
+BOUNDED = {
+    "capshm_read": 3,
+    "capshm_write": 3,
+    "capshm_tags": 1,
+    "capshm_gather": 1,
+    "capshm_reserve": 0,
+    "capshm_gate_processes": 1,
+}
 """Which argument is the length of a buffer, or takes what others need."""
 HARMLESS = {"capshm_step_arm": 2, "capshm_paint": 1, "capshm_make": 3}
 """Which argument is 0, so that nothing is armed, painted (the arena is large) or made up."""
@@ -316,7 +325,7 @@ def native_argument(chance: random.Random, world: World, kind: Any) -> Any:
             chance.getrandbits(64),
         ]
     )
-    return bool(number % 2) if kind.cname == "_Bool" else number % (1 << 8 * ffi.sizeof(kind))
+    return bool(number % 2) if kind.cname == "_Bool" else int(ffi.cast(kind, number))
 
 
 @isolated()
