@@ -17,7 +17,7 @@ _ARENA_END = ARENA_START + ARENA_SIZE
 
 
 class Area(NamedTuple):
-    """Pages in a row that are alike. flags: those of rd, wr, ex, sh, and mw where it is shared."""
+    """Pages in a row that are alike. flags: those of rd, wr, ex and ms (shared), and mw where it is shared."""
 
     start: int
     end: int
@@ -31,8 +31,8 @@ def kernel_areas(pid: int) -> list[Area]:
     for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmFlags:"):
             if ARENA_START <= start < _ARENA_END:
-                flags = set(line.split()[1:]) & {"rd", "wr", "ex", "sh", "mw"}
-                found.append(Area(start, end, frozenset(flags if "sh" in flags else flags - {"mw"})))
+                flags = set(line.split()[1:]) & {"rd", "wr", "ex", "ms", "mw"}
+                found.append(Area(start, end, frozenset(flags if "ms" in flags else flags - {"mw"})))
         elif header := _HEADER.match(line):
             start, end = (int(number, 16) for number in header.groups())
     return found
@@ -58,7 +58,7 @@ def _flags(entry: Entry, *, is_copy_pending: bool) -> frozenset[str]:
         "rd": Rights.READ in entry.current,
         "wr": Rights.WRITE in entry.current and not is_copy_pending,
         "ex": Rights.EXECUTE in entry.current,
-        "sh": entry.is_shared,
+        "ms": entry.is_shared,
         "mw": entry.is_shared and Rights.WRITE in entry.maximum,
     }
     return frozenset(flag for flag, is_set in flags.items() if is_set)
