@@ -1,4 +1,4 @@
-"""What the broker decides about mappings of a machine, the kernel holds: past capshm there is no more than through it."""
+"""What the broker decides about mappings of a machine, the kernel holds: past capshm as well."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ READ_WRITE = bsd.PROT_READ | bsd.PROT_WRITE
 @pytest.mark.parametrize("flags", [bsd.MAP_SHARED | bsd.MAP_ANON, bsd.MAP_SHARED])
 @isolated()
 def test_no_writing_beyond_the_maximum(flags: int) -> None:
-    """Shared memory whose maximum lacks WRITE cannot be made writable by the kernel's own mprotect, anonymous or not."""
+    """Shared memory whose maximum lacks WRITE cannot be made writable past capshm, anonymous or not."""
     with Machine():
         fd = -1 if flags & bsd.MAP_ANON else os.open("/dev/zero", os.O_RDWR)
         for prot in (bsd.PROT_READ | bsd.PROT_CAP, bsd.PROT_READ, bsd.PROT_EXEC):
