@@ -239,7 +239,7 @@ class Machine:
         return [records.Process(*cast("tuple[int, int, int, str, int, bool]", row)) for row in answer.rows("processes")]
 
     def objects(self) -> list[records.Object]:
-        """All memory objects that still exist, mapped or not."""
+        """All memory objects that still exist, mapped or not. One goes when the kernel has dropped its memory."""
         rows = client.current().ask("objects").rows("objects")
         return [records.Object(*cast("tuple[int, str, str | None, int, int | None, bool, int]", row)) for row in rows]
 
