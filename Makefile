@@ -141,7 +141,7 @@ asan: $(CORE)
 	@echo '== building the core with address and undefined-behaviour sanitizers'
 	@$(call configure-and-build,$(call build-for,asan),-D CMAKE_C_COMPILER=$(CC) -D CAPSHM_SANITIZE=address$(comma)undefined)
 	@$(call run-programs,$(call build-for,asan))
-	@runtime=$$($(PY) -c 'from tests.variants import sanitizer_runtime; print(sanitizer_runtime("asan", compiler="$(CC)"))'); \
+	@runtime=$$($(PY) -c 'from native.variants import sanitizer_runtime; print(sanitizer_runtime("asan", compiler="$(CC)"))'); \
 	test -f "$$runtime" || { echo '$(CC) has no address sanitizer runtime' >&2; exit 1; }; \
 	echo '== Python tests on that core'; \
 	export CAPSHM_CORE="$$(echo "$(CURDIR)"/$(call build-for,asan)/_core.*so)" LD_PRELOAD="$$runtime" PYTHONMALLOC=malloc \

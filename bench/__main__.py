@@ -15,7 +15,7 @@ from pathlib import Path
 from bench import report
 from bench.figures import FIGURES
 from bench.run import BenchError, run
-from tests.variants import ROOT
+from native.variants import ROOT
 
 _EXAMPLES = """
 examples:

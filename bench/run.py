@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.figures import CANARY, FIGURES, Figure, Program
-from tests.variants import ROOT, DoesNotCompile, build_program
+from native.variants import ROOT, DoesNotCompile, build_program
 
 
 class BenchError(Exception):

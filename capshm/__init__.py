@@ -3,7 +3,8 @@
 __version__ = "0.1.0"  # the one place: the packaging reads it from here
 
 from capshm import encoding, errors
-from capshm.capability import Capability, CapabilityArray, sealing_root
+from capshm.capability import Capability, sealing_root
+from capshm.capability_array import CapabilityArray
 from capshm.client import Facts
 from capshm.errors import (
     AlignmentViolation,

@@ -7,7 +7,7 @@ can name any more, until it is used again. Windows go back to the core.
 
 from __future__ import annotations
 
-import sys
+import weakref
 
 from capshm import _status, process
 from capshm._native import ffi, lib
@@ -38,13 +38,11 @@ def _reserve(count: int) -> int:
 class Window:
     """A row of `count` registers from `first` on, given back when this object is gone."""
 
-    __slots__ = ("count", "first")
+    __slots__ = ("_life", "first")
 
     def __init__(self, count: int) -> None:
-        self.count = 0  # nothing to give back if the next line fails
         self.first = _reserve(count)
-        self.count = count
-
-    def __del__(self) -> None:
-        if self.count and not sys.is_finalizing():
-            lib.capshm_release(self.first, self.count)
+        # No __del__: in a dead cycle it would run although another finalizer may yet use what the window holds, or
+        # bring it back. This C value takes no part in cycles, and dies with the window.
+        self._life = ffi.new("char *")
+        weakref.finalize(self._life, lib.capshm_release, self.first, count).atexit = False

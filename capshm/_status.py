@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from capshm import errors
-from capshm._native import lib
+from capshm._native import ffi, lib
+from capshm.permissions import Permissions
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from capshm.capability import Capability
+
+_NONE = Permissions(0)
 
 # status: error, code, what is wrong
 _FAULTS: dict[int, tuple[type[errors.Fault], str, str]] = {
@@ -46,16 +52,41 @@ _FAULTS: dict[int, tuple[type[errors.Fault], str, str]] = {
 }
 
 
-def fail(status: int, operation: str, capability: Capability | None = None) -> NoReturn:
+_raised = threading.local()
+
+
+def _keep(kind: type[BaseException], error: BaseException, traceback: TracebackType) -> bool:
+    _raised.error = error
+    return True
+
+
+@ffi.def_extern(name="capshm_interruption", onerror=_keep)  # type: ignore[untyped-decorator]
+def _run_signal_handlers() -> bool:
+    """Whether the operation of a thread that waits at the closed gate is given up.
+
+    Python runs handlers on entry to a function. What one raises is kept for `fail`; otherwise the wait goes on.
+    """
+    return False
+
+
+lib.capshm_set_interruption(lib.capshm_interruption)
+
+
+def fail(status: int, operation: str, capability: Capability | None = None, needed: Permissions = _NONE) -> NoReturn:
     """Raise the error that stands for `status`; the details are in the thread's fault record.
 
-    operation: what was asked, for the message. capability: the authority, kept in a fault.
+    operation: what was asked, for the message. capability: the authority, kept in a fault. needed: its permissions that
+    the operation asks for, in this order; the core does not say which of them it missed.
     """
+    if status == lib.STATUS_INTERRUPTED:
+        raise _raised.__dict__.pop("error")
     record = lib.capshm_fault()
     who = f"process {os.getpid()}: {operation}"
     if status in _FAULTS:
         kind, code, reason = _FAULTS[status]
         through = "" if capability is None else f" through {capability}"
+        if status == lib.STATUS_PERMISSION_VIOLATION and capability is not None:
+            reason += "".join([f" {permission.name}" for permission in needed.without(capability.permissions)][:1])
         message = f"{who} at {record.address:#x}{through}: {reason}"
         if status == lib.STATUS_PAGE_BEYOND_OBJECT:
             raise errors.PageViolation(

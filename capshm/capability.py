@@ -1,4 +1,4 @@
-"""Capabilities as Python values: `Capability`, `CapabilityArray`, `sealing_root`.
+"""Capabilities as Python values: `Capability`, `sealing_root`.
 
 A `Capability` is the number of a register of this process (native/register_file.h), so revocation reaches values held
 in variables. It is immutable. Every method checks first, in the order of the ISA (spec/cheribsd.md 5.3); what derives
@@ -11,8 +11,8 @@ Offsets count from `address`. They may be negative; the sum wraps at 2**64 as th
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol, SupportsIndex, TypeAlias, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, SupportsIndex
 
 from capshm import _registers, encoding
 from capshm._native import ffi, lib
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
 
     from capshm._native import CData
 
-    _Slice: TypeAlias = slice[SupportsIndex | None, SupportsIndex | None, SupportsIndex | None]
-
 GRANULE: int = lib.GRANULE_SIZE
 """Bytes of a capability in memory, and what has one tag."""
 
 _WORD_END = 1 << 64
+_STORES = Permissions.STORE | Permissions.STORE_CAP  # of a tagged value
 _UNSEALED: int = lib.OBJECT_TYPE_UNSEALED
 _SENTRY: int = lib.OBJECT_TYPE_SENTRY
 _LARGE_READ = 1 << 20
@@ -56,14 +55,21 @@ def _offset(value: SupportsIndex) -> int:
     return _number("an offset", value, -_WORD_END // 2, _WORD_END) % _WORD_END
 
 
-def _capability(value: object) -> Capability:
+def needed(value: object) -> Capability:
+    """The value itself if it is a Capability; TypeError otherwise."""
     if not isinstance(value, Capability):
         raise TypeError(f"a Capability is needed, not {type(value).__name__}")
     return value
 
 
 class Capability:
-    """Unforgeable reference to memory: address, bounds, permissions, object type, and a tag that says it is valid."""
+    """Unforgeable reference to memory: address, bounds, permissions, object type, and a tag that says it is valid.
+
+    None can be made up. The first one to some memory comes from whoever maps it (`capshm.testing.Segment.root`, or its
+    `map`), the first one to object types from `sealing_root`; all others are derived from these by the methods here, or
+    loaded from memory where somebody stored them. As text: address, letters of the permissions, bounds; the letters are
+    r LOAD, w STORE, x EXECUTE, R LOAD_CAP, W STORE_CAP.
+    """
 
     __slots__ = ("_register",)
 
@@ -177,7 +183,7 @@ class Capability:
         return f"<Capability {self}>"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _untagged, self._words()
+        return untagged, self._words()
 
     def __copy__(self) -> Capability:
         return self  # immutable
@@ -238,14 +244,14 @@ class Capability:
         The authority needs SEAL and that address in its bounds. Untagged if the authority does not allow it, or if it
         is sealed already.
         """
-        return _derived(lib.capshm_seal, self._register, _capability(authority)._register)
+        return _derived(lib.capshm_seal, self._register, needed(authority)._register)
 
     def unseal(self, authority: Capability) -> Capability:
         """Unsealed, by an `authority` with UNSEAL whose address is the object type; loses GLOBAL if that lacks it.
 
         Untagged if the authority does not allow it, or if it is not sealed with that type.
         """
-        return _derived(lib.capshm_unseal, self._register, _capability(authority)._register)
+        return _derived(lib.capshm_unseal, self._register, needed(authority)._register)
 
     def seal_entry(self) -> Capability:
         """Sealed as a sentry, which needs no authority. Untagged if it is sealed already."""
@@ -261,7 +267,7 @@ class Capability:
         """
         if type(offset) is not int or offset < 0:  # the usual offsets need no further look
             offset = _offset(offset)
-        try:
+        try:  # as _fresh, without the price of a call
             register = _take()
         except IndexError:
             register = _registers.refill()
@@ -273,7 +279,7 @@ class Capability:
             raise
         if status:
             _give_back(register)
-            fail(status, "load a capability", self)
+            fail(status, "load a capability", self, Permissions.LOAD)
         loaded = _new(Capability)
         loaded._register = register
         return loaded
@@ -285,7 +291,7 @@ class Capability:
         without them it is stored untagged), and a page that permits it (`StoreTagViolation`). Raises as
         `load_capability`. After a `PageViolation` with SIGBUS the granule is untagged.
         """
-        register = _capability(value)._register
+        register = needed(value)._register
         if type(offset) is not int or offset < 0:
             offset = _offset(offset)
         try:
@@ -294,7 +300,7 @@ class Capability:
             _offset(offset)  # says what is wrong with it
             raise
         if status:
-            fail(status, "store a capability", self)
+            fail(status, "store a capability", self, _STORES)
 
     def load_capabilities(self, offset: SupportsIndex, count: SupportsIndex) -> CapabilityArray:
         """`count` capabilities from address + offset on, in one native call; rights and errors as `load_capability`."""
@@ -304,8 +310,8 @@ class Capability:
         window = _registers.Window(max(number, 1))
         status = lib.capshm_load_many(self._register, _offset(offset), window.first, number) if number else 0
         if status:
-            fail(status, "load capabilities", self)
-        return _array(window, window.first, number)
+            fail(status, "load capabilities", self, Permissions.LOAD)
+        return array_over(window, window.first, number)
 
     def store_capabilities(self, offset: SupportsIndex, values: CapabilityArray | Sequence[Capability]) -> None:
         """Store all of `values` from address + offset on, in one native call; rights as `store_capability`.
@@ -319,18 +325,18 @@ class Capability:
             return
         status = lib.capshm_store_many(self._register, word, array._first, array._count)
         if status:
-            fail(status, "store capabilities", self)
+            fail(status, "store capabilities", self, _STORES)
 
     def fill_capabilities(self, offset: SupportsIndex, count: SupportsIndex, value: Capability) -> None:
         """Store `value` into `count` granules from address + offset on; as `store_capabilities`."""
         number = _number("a count", count, 0, _WORD_END // GRANULE)
         word = _offset(offset)
-        register = _capability(value)._register
+        register = needed(value)._register
         if number == 0:
             return
         status = lib.capshm_fill(self._register, word, number, register)
         if status:
-            fail(status, "fill with a capability", self)
+            fail(status, "fill with a capability", self, _STORES)
 
     def read(self, offset: SupportsIndex, length: SupportsIndex) -> bytes:
         """`length` bytes from address + offset on. Rights: LOAD and readable pages; errors as `load_capability`."""
@@ -341,7 +347,7 @@ class Capability:
         buffer = bytearray(number)
         status = lib.capshm_read(self._register, word, ffi.from_buffer(buffer), number)
         if status:
-            fail(status, f"read {number} bytes", self)
+            fail(status, f"read {number} bytes", self, Permissions.LOAD)
         return bytes(buffer)
 
     def write(self, offset: SupportsIndex, data: Buffer) -> None:
@@ -352,11 +358,12 @@ class Capability:
         """
         try:
             buffer = ffi.from_buffer(data)
-        except BufferError as error:
-            raise TypeError(f"the data must be contiguous bytes: {error}") from error
+        except (BufferError, TypeError) as error:
+            what = type(data).__name__
+            raise TypeError(f"the data must be bytes, or another contiguous buffer, not {what}: {error}") from error
         status = lib.capshm_write(self._register, _offset(offset), buffer, len(buffer))
         if status:
-            fail(status, f"write {len(buffer)} bytes", self)
+            fail(status, f"write {len(buffer)} bytes", self, Permissions.STORE)
 
     def copy_to(self, destination: Capability, length: SupportsIndex) -> None:
         """Copy `length` bytes from here to `destination`, with tags where both are congruent modulo 16.
@@ -366,10 +373,12 @@ class Capability:
         what was copied before it stays. Overlapping ranges of one mapping come out right.
         """
         number = _number("a length", length, 0, _WORD_END)
-        status = lib.capshm_copy(self._register, _capability(destination)._register, number)
+        status = lib.capshm_copy(self._register, needed(destination)._register, number)
         if status:
-            at_destination = lib.capshm_fault().register_index == destination._register
-            fail(status, f"copy {number} bytes", destination if at_destination else self)
+            operation = f"copy {number} bytes"
+            if lib.capshm_fault().register_index == destination._register:
+                fail(status, operation, destination, _STORES)
+            fail(status, operation, self, Permissions.LOAD)
 
     def view(self, offset: SupportsIndex, length: SupportsIndex, *, writable: bool = False) -> memoryview:
         """The memory itself, as a memoryview: an integer pointer, not a capability.
@@ -387,7 +396,8 @@ class Capability:
         address = ffi.new("uint64_t *")
         status = lib.capshm_view(self._register, _offset(offset), length, writable, address)
         if status:
-            fail(status, f"{operation}: {length} bytes", self)
+            needed_permissions = Permissions.LOAD | (Permissions.STORE if writable else Permissions(0))
+            fail(status, f"{operation}: {length} bytes", self, needed_permissions)
         return int(address[0])
 
 
@@ -395,6 +405,14 @@ def _owning(register: int) -> Capability:
     capability = _new(Capability)
     capability._register = register
     return capability
+
+
+def _fresh() -> int:
+    """A register for a new value. MemoryError when there are none left."""
+    try:
+        return _take()
+    except IndexError:
+        return _registers.refill()
 
 
 class _Derivation(Protocol):
@@ -405,10 +423,7 @@ class _Derivation(Protocol):
 
 def _derived(native: _Derivation, register: int, *operands: object) -> Capability:
     """Apply a native derivation; its result goes to a fresh register."""
-    try:
-        into = _take()
-    except IndexError:
-        into = _registers.refill()
+    into = _fresh()
     status = native(register, *operands, into)
     if status:
         _give_back(into)
@@ -418,10 +433,7 @@ def _derived(native: _Derivation, register: int, *operands: object) -> Capabilit
 
 def make(address: int, metadata: int, *, tag: bool) -> Capability:
     """A capability from its words. Tagged ones are for those who map memory, and for the sealing root."""
-    try:
-        into = _take()
-    except IndexError:
-        into = _registers.refill()
+    into = _fresh()
     status = lib.capshm_make(into, address, metadata, tag)
     if status:
         _give_back(into)
@@ -429,7 +441,8 @@ def make(address: int, metadata: int, *, tag: bool) -> Capability:
     return _owning(into)
 
 
-def _untagged(address: int, metadata: int) -> Capability:
+def untagged(address: int, metadata: int) -> Capability:
+    """A capability with these bits: what arrives in another process."""
     return make(address, metadata, tag=False)
 
 
@@ -440,107 +453,5 @@ def sealing_root() -> Capability:
     return root.with_bounds(lib.OBJECT_TYPE_FIRST_RESERVED).with_permissions(permissions)
 
 
-class _Element(Capability):
-    """A capability whose register is part of an array's window, and keeps that alive."""
-
-    __slots__ = ("_window",)
-
-    _window: _registers.Window
-
-    def __del__(self) -> None:
-        pass  # the register is not its own
-
-
-class CapabilityArray(Sequence[Capability]):
-    """A window of the register file: what the bulk forms load and store. Objects are made on access.
-
-    The capabilities stay where they are as long as the array, a slice of it, or an element is alive; revocation reaches
-    them.
-    """
-
-    __slots__ = ("_count", "_first", "_window")
-
-    _window: _registers.Window
-    _first: int
-    _count: int
-
-    def __init__(self) -> None:
-        raise TypeError("arrays are loaded with load_capabilities, or made with CapabilityArray.of")
-
-    @classmethod
-    def of(cls, values: Sequence[Capability]) -> CapabilityArray:
-        """An array with copies of `values`."""
-        kept = [_capability(value) for value in values]  # some sequences make their values on access
-        registers = [value._register for value in kept]
-        window = _registers.Window(max(len(registers), 1))
-        status = lib.capshm_gather(ffi.new("uint32_t[]", registers), len(registers), window.first)
-        if status:
-            fail(status, "gather capabilities")
-        return _array(window, window.first, len(registers))
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: SupportsIndex) -> Capability: ...
-    @overload
-    def __getitem__(self, index: _Slice) -> CapabilityArray: ...
-    def __getitem__(self, index: SupportsIndex | _Slice) -> Capability | CapabilityArray:
-        if isinstance(index, slice):
-            start, stop, step = index.indices(self._count)
-            if step != 1:
-                return CapabilityArray.of([self._at(i) for i in range(start, stop, step)])
-            return _array(self._window, self._first + start, max(stop - start, 0))
-        number = operator.index(index)
-        if not -self._count <= number < self._count:
-            raise IndexError(f"index {number} of an array of {self._count} capabilities")
-        return self._at(number % self._count)
-
-    def _at(self, number: int) -> Capability:
-        element = _new(_Element)
-        element._register = self._first + number
-        element._window = self._window
-        return element
-
-    def __iter__(self) -> Iterator[Capability]:
-        return map(self._at, range(self._count))
-
-    @property
-    def tags(self) -> bytes:
-        """A byte for each capability: 1 tagged, 0 not."""
-        tags = bytearray(self._count)
-        status = lib.capshm_tags(self._first, self._count, ffi.from_buffer(tags)) if self._count else 0
-        if status:
-            fail(status, "ask for tags")
-        return bytes(tags)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, CapabilityArray):
-            return NotImplemented
-        return len(self) == len(other) and all(one == another for one, another in zip(self, other, strict=True))
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _untagged_array, ([element._words() for element in self],)
-
-    def __copy__(self) -> CapabilityArray:
-        return self  # immutable
-
-    def __deepcopy__(self, memo: object) -> CapabilityArray:
-        return self
-
-    __hash__ = None  # type: ignore[assignment]  # equality asks for tags, which change
-
-    def __repr__(self) -> str:
-        return f"<CapabilityArray of {self._count}, {sum(self.tags)} tagged>"
-
-
-def _untagged_array(words: list[tuple[int, int]]) -> CapabilityArray:
-    return CapabilityArray.of([_untagged(*pair) for pair in words])
-
-
-def _array(window: _registers.Window, first: int, count: int) -> CapabilityArray:
-    array = _new(CapabilityArray)
-    array._window = window
-    array._first = first
-    array._count = count
-    return array
+# Last, because it is made of what stands above, and used only when its time comes.
+from capshm.capability_array import CapabilityArray, array_over  # noqa: E402

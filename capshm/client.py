@@ -317,6 +317,7 @@ def detach() -> None:
     client, _current = _current, None
     if client is None:
         return
+    lib.capshm_set_isa(False)  # the default again
     process.leave()
     client.close()
 

@@ -9,7 +9,7 @@ All of them pickle; a capability that travels in one arrives untagged, as every 
 from __future__ import annotations
 
 from errno import errorcode
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +72,7 @@ class Fault(CapshmError):
     bulk form all elements before it are done. capability: the authority that was used.
     """
 
-    signal: ClassVar[str] = "SIGPROT"
-    code: str
+    signal: str = "SIGPROT"
 
     def __init__(self, message: str, *, code: str, address: int, capability: Capability | None = None) -> None:
         super().__init__(message)
@@ -115,7 +114,7 @@ class PageViolation(Fault):
         self, message: str, *, code: str, address: int, signal: str = "SIGSEGV", capability: Capability | None = None
     ) -> None:
         super().__init__(message, code=code, address=address, capability=capability)
-        self.__dict__["signal"] = signal
+        self.signal = signal
 
 
 class NotAttached(CapshmError):

@@ -96,6 +96,11 @@ def _attach(arena_size: int, gate: int) -> None:
     status = lib.capshm_attach(ARENA_BASE, arena_size, gate)
     if status == lib.STATUS_NOT_ATTACHED:
         raise NotAttached(f"process {os.getpid()} was forked by code that ran no hooks: it is not attached")
+    if status == lib.STATUS_UNSUPPORTED:
+        raise CapshmError(
+            f"process {os.getpid()} may not call membarrier and pidfd_open: {os.strerror(ffi.errno)}; "
+            "they need Linux 5.3 or later, and a seccomp filter that permits them"
+        )
     if status:
         raise CapshmError(
             f"process {os.getpid()} cannot reserve its arena (arena_size) of {arena_size >> 20} MiB at "

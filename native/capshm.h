@@ -24,7 +24,8 @@
 /* Process ---------------------------------------------------------------------------------------------------------- */
 
 /* Reserves the arena and joins a gate: that of a descriptor, of at least capshm_gate_size() bytes that were zero at
- * first, or with -1 one of its own. In a process that is attached already: nothing with -1, else STATUS_INVALID. */
+ * first, or with -1 one of its own. In a process that is attached already: nothing with -1, else STATUS_INVALID.
+ * STATUS_NO_MEMORY, STATUS_UNSUPPORTED: errno tells why. */
 enum status capshm_attach(uint64_t arena_base, uint64_t arena_size, int gate);
 /* Unmaps everything in the arena, takes the tags of all registers and leaves the gate. */
 void capshm_detach(void);
@@ -41,6 +42,9 @@ enum status capshm_fork_in_child(void);
 
 void capshm_set_isa(bool is_rvy);
 void capshm_set_lock_timeout(uint64_t nanoseconds);
+/* A function for threads that wait at the closed gate, outside any operation and without a lock: it is called after
+ * each (Unix) signal and every 20 ms, and may do whatever the thread itself may. True: give up, STATUS_INTERRUPTED. */
+void capshm_set_interruption(bool (*interruption)(void));
 const struct fault *capshm_fault(void);
 
 /* Mappings --------------------------------------------------------------------------------------------------------- */
@@ -66,7 +70,7 @@ enum status capshm_map_memory(uint64_t *address, uint64_t length, int descriptor
 /* Unmaps it; in the arena the place is reserved again. */
 enum status capshm_unmap_memory(uint64_t address, uint64_t length);
 
-/* A number for a new object, the same for all processes of the gate. */
+/* A number for a new object, the same for all processes of the gate; none comes back. 0: all have been given out. */
 uint32_t capshm_new_object(void);
 /* Puts a mapping that was made into the page table. */
 enum status capshm_map(const struct capshm_mapping *mapping);
@@ -79,13 +83,13 @@ struct capshm_object_mapping {
     uint64_t length;
     uint64_t offset;       /* of its first byte in the object, whole pages */
     int32_t data;          /* descriptor; -1: private anonymous memory, and only the permissions matter */
-    int32_t tags;          /* of tag lines and, from TWINS_OFFSET on, twins; -1: no capability permission, now or ever */
-    int32_t clear;         /* of the clear map; -1: nobody can set a tag in this object (a file) */
-    uint32_t object;       /* its number */
-    uint32_t permissions;  /* PAGE_READ, PAGE_WRITE, PAGE_LOAD_CAP, PAGE_STORE_CAP, PAGE_EXECUTE */
-    bool is_shared;        /* false: MAP_PRIVATE, page by page (private.h) */
+    int32_t tags; /* of tag lines and, from TWINS_OFFSET on, twins; -1: no capability permission, now or ever */
+    int32_t clear; /* of the clear map; -1: nobody can set a tag in this object (a file) */
+    uint32_t object; /* its number */
+    uint32_t permissions; /* PAGE_READ, PAGE_WRITE, PAGE_LOAD_CAP, PAGE_STORE_CAP, PAGE_EXECUTE */
+    bool is_shared; /* false: MAP_PRIVATE, page by page (private.h) */
     bool is_tags_writable; /* the tags descriptor may be mapped for writing */
-    bool is_kept_at_fork;  /* false: a child finds neither tags nor capability permission here (cheribsd:F2) */
+    bool is_kept_at_fork; /* false: a child finds neither tags nor capability permission here (cheribsd:F2) */
 };
 
 enum {

@@ -26,7 +26,9 @@ enum status {
     STATUS_HOLDER_STOPPED,
     STATUS_GATE_CLOSED, /* by the calling thread itself */
     STATUS_INCOMPLETE, /* the gate could not be closed over everyone in time */
+    STATUS_INTERRUPTED, /* while it waited at the closed gate (capshm_set_interruption) */
     STATUS_NO_MEMORY,  /* no register, slot, region or memory left */
+    STATUS_UNSUPPORTED, /* the kernel refuses a system call that gates need; errno tells why */
     STATUS_INVALID,    /* an argument that no caller in this project passes */
     /* Inside the core only: the operation has left the gate and is to be started again. */
     STATUS_AGAIN,

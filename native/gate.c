@@ -17,6 +17,7 @@
 
 #include "clock.h"
 
+enum { FIRST_SLOTS = 64 }; /* a page of them; GATE_SLOTS is this doubled some times */
 static const uint64_t SIGNAL_CLOSER = 0xffff;
 /* ns after which a parked thread looks whether the closer still lives. */
 static const uint64_t PARKED_LOOK_UP = 20000000;
@@ -25,6 +26,10 @@ static struct gate_member unattached_member;
 _Thread_local struct gate_member *thread_member __attribute__((tls_model("initial-exec"))) = &unattached_member;
 
 bool gate_register_process(void) {
+    const int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (self < 0)
+        return false;
+    close(self);
     return syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
 }
 
@@ -104,34 +109,60 @@ static void park(struct gate *gate, uint64_t signal) {
         open_if_closer_is_dead(gate, signal);
 }
 
+/* The number of the slot to look at next. The hand goes round the slots in use; if not even half of a round's slots
+ * could be claimed, as many again come into use. So a claim looks at two slots of the living on average, however many
+ * there are, and no more than half of the slots in use were never needed. All of this only says where to look: whose a
+ * slot is, its owner word alone says. */
+static uint32_t next_slot(struct gate *gate) {
+    for (;;) {
+        uint32_t number = atomic_load(&gate->hand);
+        uint32_t used = atomic_load(&gate->slots_used);
+        if (number < used) {
+            if (atomic_compare_exchange_weak(&gate->hand, &number, number + 1))
+                return number;
+        } else if (used < GATE_SLOTS && atomic_load(&gate->claims) <= used / 2) {
+            atomic_compare_exchange_weak(&gate->slots_used, &used, used == 0 ? FIRST_SLOTS : used * 2);
+        } else if (atomic_compare_exchange_weak(&gate->hand, &number, 1)) {
+            atomic_store(&gate->claims, 0);
+        }
+    }
+}
+
+/* Takes the slot if it is free, or its owner dead. */
+static bool claim(struct gate *gate, uint32_t number, uint64_t mine, gate_recovery *recover) {
+    struct gate_slot *const slot = &gate->slots[number];
+    uint64_t owner = atomic_load(&slot->owner);
+    if (owner == mine || (owner != 0 && !gate_owner_is_dead(owner)))
+        return false;
+    /* A dead holder's lock is freed by somebody who can reach the line; until then the number must not come back, or
+     * the lock would seem to be held by the living. */
+    const uint64_t target = atomic_load(&slot->target);
+    if (owner != 0 && target != 0 && !recover(slot, number, owner, target))
+        return false;
+    const uint64_t signal = atomic_load(&gate->signal);
+    if ((signal & SIGNAL_CLOSER) == number)
+        open_if_closer_is_dead(gate, signal); /* for the same reason */
+    if (!atomic_compare_exchange_strong(&slot->owner, &owner, mine))
+        return false;
+    atomic_store(&slot->target, 0);
+    atomic_store(&slot->in_operation, 0);
+    atomic_fetch_add(&gate->claims, 1);
+    return true;
+}
+
 bool gate_claim_slot(struct gate *gate, struct gate_member *member, gate_recovery *recover) {
     const uint64_t start_time = process_start_time(getpid());
     if (start_time == 0)
         return false; /* others would take this process for dead */
     const uint64_t mine = owner_word(getpid(), start_time);
-    for (uint32_t number = 1; number < GATE_SLOTS; number++) {
-        struct gate_slot *const slot = &gate->slots[number];
-        uint64_t owner = atomic_load(&slot->owner);
-        if (owner != 0 && !gate_owner_is_dead(owner))
+    /* So many looks are a whole round after all slots have come into use. */
+    for (uint32_t looks = 0; looks < 2 * GATE_SLOTS; looks++) {
+        const uint32_t number = next_slot(gate);
+        if (number == 0 || !claim(gate, number, mine, recover))
             continue;
-        /* A dead holder's lock is freed by somebody who can reach the line; until then the number must not come back,
-         * or the lock would seem to be held by the living. */
-        const uint64_t target = atomic_load(&slot->target);
-        if (owner != 0 && target != 0 && !recover(slot, number, owner, target))
-            continue;
-        const uint64_t signal = atomic_load(&gate->signal);
-        if ((signal & SIGNAL_CLOSER) == number)
-            open_if_closer_is_dead(gate, signal); /* for the same reason */
-        if (!atomic_compare_exchange_strong(&slot->owner, &owner, mine))
-            continue;
-        atomic_store(&slot->target, 0);
-        atomic_store(&slot->in_operation, 0);
-        uint32_t used = atomic_load(&gate->slots_used);
-        while (used <= number && !atomic_compare_exchange_weak(&gate->slots_used, &used, number + 1)) {
-        }
         member->gate = gate;
         member->lock_identity = number;
-        member->slot = slot;
+        member->slot = &gate->slots[number];
         return true;
     }
     return false;
@@ -147,13 +178,16 @@ void gate_release_slot(struct gate_member *member) {
 }
 
 enum gate_obstacle gate_wait(struct gate_member *member, uint64_t *signal) {
-    *signal = atomic_load(&member->gate->signal);
-    if ((*signal & SIGNAL_CLOSER) == 0)
-        return GATE_IS_OPEN;
-    if ((*signal & SIGNAL_CLOSER) == member->lock_identity)
-        return GATE_IS_MINE;
-    park(member->gate, *signal);
-    return GATE_IS_CLOSED;
+    for (bool has_waited = false;; has_waited = true) {
+        *signal = atomic_load(&member->gate->signal);
+        if ((*signal & SIGNAL_CLOSER) == 0)
+            return GATE_IS_OPEN;
+        if ((*signal & SIGNAL_CLOSER) == member->lock_identity)
+            return GATE_IS_MINE;
+        if (has_waited)
+            return GATE_IS_CLOSED;
+        park(member->gate, *signal);
+    }
 }
 
 /* Waits for one slot. True: nobody is inside an operation there. */

@@ -48,6 +48,7 @@
 enum {
     GATE_SLOTS = 1 << 16, /* the lock field of a tag line has 16 bits for the holder; slot 0 stands for nobody */
     GATE_OPENING_SHIFT = 16,
+    GATE_OBJECTS = 1 << 24, /* a slot's target has 24 bits for the object; 0 stands for none */
     GATE_OWNER_PID_SHIFT = 42, /* Linux has 22 bits of pid at most; 42 bits of ticks are more than a thousand years */
 };
 
@@ -59,9 +60,11 @@ struct gate_slot {
 
 struct gate {
     _Alignas(64) _Atomic uint64_t signal; /* openings << 16 | slot of whoever closed it, 0 while it is open */
-    _Atomic uint64_t epoch; /* grows before an opening after which everybody has to sweep */
-    _Atomic uint32_t slots_used;          /* no slot from here on was ever claimed */
-    _Atomic uint32_t objects;             /* numbers given to objects so far; 24 bits are used */
+    _Atomic uint64_t epoch;      /* grows before an opening after which everybody has to sweep */
+    _Atomic uint32_t slots_used; /* no slot from here on was ever claimed; a power of two */
+    _Atomic uint32_t hand;       /* where the next claim looks for a slot */
+    _Atomic uint32_t claims;     /* since the hand's round began */
+    _Atomic uint32_t objects;    /* numbers given to objects so far, GATE_OBJECTS - 1 at most */
     struct gate_slot slots[GATE_SLOTS];
 };
 
@@ -101,7 +104,8 @@ static inline void gate_leave(void) {
     gate_leave_slot(thread_member->slot);
 }
 
-/* Makes a gate of zeroed shared memory known to the kernel's membarrier for this process. False: errno tells why. */
+/* Asks the kernel for what gates need: membarrier, for which it registers this process, and pidfd_open, without which
+ * nobody could tell the dead from the living. False: errno tells why. */
 bool gate_register_process(void);
 
 /* A full memory barrier in every running thread of every process that is registered: 2 to 4 us, so that others need
@@ -128,11 +132,11 @@ static inline int32_t gate_owner_pid(uint64_t owner) {
 /* What keeps a member out. */
 enum gate_obstacle {
     GATE_IS_OPEN,   /* the signal has changed since the member last looked: *signal is what it may see now */
-    GATE_IS_CLOSED, /* and was waited for: look again */
+    GATE_IS_CLOSED, /* still, after a while or an interruption by a (Unix) signal */
     GATE_IS_MINE,   /* closed by the member itself */
 };
 
-/* Waits while the gate is closed, but not for ever: looks whether the closer still lives. */
+/* Waits while the gate is closed, but not for long: looks whether the closer still lives. */
 enum gate_obstacle gate_wait(struct gate_member *member, uint64_t *signal);
 
 /* Closes the gate over everyone but the calling thread, which must have a slot and be outside any operation.

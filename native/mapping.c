@@ -41,9 +41,8 @@ static bool keep_from_children(const struct area *area) {
 static bool map_sidebands(const struct capshm_object_mapping *mapping, struct region_place *place) {
     const bool is_writable = mapping->is_tags_writable && mapping->is_shared;
     struct area *const areas = place->areas;
-    if (mapping->clear >= 0 &&
-        !map_sideband(mapping, mapping->clear, 0, sizeof(uint64_t), LINE_DATA_SIZE, mapping->is_shared,
-                      &areas[CLEAR_AREA], &place->clear))
+    if (mapping->clear >= 0 && !map_sideband(mapping, mapping->clear, 0, sizeof(uint64_t), LINE_DATA_SIZE,
+                                             mapping->is_shared, &areas[CLEAR_AREA], &place->clear))
         return false;
     if (mapping->tags < 0)
         return true;
@@ -110,7 +109,8 @@ enum status capshm_map_object(const struct capshm_object_mapping *mapping) {
         return STATUS_NOT_ATTACHED;
     if (!page_table_is_in_arena(mapping->address, mapping->length) || mapping->offset % PAGE_BYTES != 0 ||
         mapping->offset > OBJECT_SIZE_MAX || mapping->length > OBJECT_SIZE_MAX - mapping->offset ||
-        (mapping->permissions & ~(uint32_t)PAGE_PERMISSIONS) != 0 || (mapping->data >= 0 && mapping->object == 0))
+        (mapping->permissions & ~(uint32_t)PAGE_PERMISSIONS) != 0 ||
+        (mapping->data >= 0 && (mapping->object == 0 || mapping->object >= GATE_OBJECTS)))
         return STATUS_INVALID;
     struct region_place place = {
         .base = mapping->address,
@@ -195,7 +195,7 @@ enum status capshm_set_inherit(uint64_t address, uint64_t length, bool is_inheri
     if (!page_table_is_in_arena(address, length))
         return STATUS_INVALID;
     return madvise((void *)address, length, is_inherited ? MADV_DOFORK : MADV_DONTFORK) == 0 ? STATUS_OK
-                                                                                              : STATUS_NO_MEMORY;
+                                                                                             : STATUS_NO_MEMORY;
 }
 
 void mapping_lose_tags_at_fork(void) {

@@ -89,8 +89,8 @@ static enum line_result take_snapshot(uint64_t page, struct line_place *place) {
     struct region *const region = page_table_region(page_table_look_up(page));
     for (uint32_t line = 0; line < PAGE_LINES; line++) {
         *place = line_place_of(region, page + line * LINE_DATA_SIZE, LINE_GRANULES);
-        const enum line_result result = line_load(*place, &snapshot.data[line * LINE_GRANULES],
-                                                  sizeof(struct granule), &snapshot.tagged[line]);
+        const enum line_result result =
+            line_load(*place, &snapshot.data[line * LINE_GRANULES], sizeof(struct granule), &snapshot.tagged[line]);
         if (result != LINE_DONE)
             return result;
     }

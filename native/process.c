@@ -140,7 +140,7 @@ static void catch_up(struct gate_member *self, uint64_t signal) {
     process_unlock();
 }
 
-enum status process_clear_way(void) {
+static enum status clear_way(bool (*interruption)(void)) {
     struct gate_member *const self = thread_member;
     if (self->slot == NULL)
         return attach_thread();
@@ -150,7 +150,13 @@ enum status process_clear_way(void) {
         return STATUS_GATE_CLOSED;
     if (obstacle == GATE_IS_OPEN)
         catch_up(self, signal);
+    else if (interruption != NULL && interruption())
+        return STATUS_INTERRUPTED;
     return STATUS_AGAIN;
+}
+
+enum status process_clear_way(void) {
+    return clear_way(process.interruption);
 }
 
 static void *map_anonymous(size_t size, int flags) {
@@ -232,8 +238,10 @@ static enum status attach(uint64_t arena_base, uint64_t arena_size, int gate) {
     static bool has_key;
     has_key =
         has_key || (pthread_key_create(&thread_end_key, end_thread) == 0 && pthread_atfork(NULL, NULL, free_lock) == 0);
-    if (!has_key || !program_install_handler() || !gate_register_process())
+    if (!has_key || !program_install_handler())
         return STATUS_NO_MEMORY;
+    if (!gate_register_process())
+        return STATUS_UNSUPPORTED;
     private_handle_raw_writes();
     const enum status status = initialize_memory(arena_base, arena_size);
     return status == STATUS_OK ? join_gate(gate) : status;
@@ -315,6 +323,10 @@ void capshm_set_isa(bool is_rvy) {
     process.is_rvy = is_rvy;
 }
 
+void capshm_set_interruption(bool (*interruption)(void)) {
+    process.interruption = interruption;
+}
+
 void capshm_set_lock_timeout(uint64_t nanoseconds) {
     process.lock_timeout = nanoseconds;
 }
@@ -330,7 +342,7 @@ void capshm_fork_before(void) {
         if (is_inside_for_fork || gate_is_closed_by_this_thread())
             break; /* a thread that has itself closed the gate may fork: it would wait for itself for ever */
         process_resume();
-        if (process_clear_way() != STATUS_AGAIN) {
+        if (clear_way(NULL) != STATUS_AGAIN) {
             process_quiesce(); /* no slot is left for this thread, nor will one be for the child */
             break;
         }

@@ -27,6 +27,7 @@ struct process {
     uint64_t *shadow_bits; /* the same bitmap, to paint */
     uint64_t swept_epoch;  /* the registers were swept for this epoch */
     uint64_t lock_timeout; /* ns to wait for a living holder of a tag line */
+    bool (*interruption)(void); /* asked now and then by threads that are parked; true: the operation is given up */
     bool is_rvy;           /* a store that lacks StoreCap or StoreLocal strips the tag, no fault (cheribsd:5.3) */
 };
 
@@ -37,8 +38,9 @@ void process_lock(void);
 void process_unlock(void);
 
 /* Opens the way into an operation, or finds out why not: parks while the gate is closed, sweeps the registers after an
- * epoch, gives a new thread its slot. STATUS_AGAIN: try again. STATUS_NOT_ATTACHED, STATUS_NO_MEMORY, or
- * STATUS_GATE_CLOSED for the thread that has closed the gate: it would wait for itself. */
+ * epoch, gives a new thread its slot. STATUS_AGAIN: try again. STATUS_NOT_ATTACHED, STATUS_NO_MEMORY,
+ * STATUS_INTERRUPTED if the interruption says so, or STATUS_GATE_CLOSED for the thread that has closed the gate: it
+ * would wait for itself. */
 enum status process_clear_way(void);
 
 /* Enters an operation; gate_leave ends it. */

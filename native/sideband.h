@@ -26,8 +26,8 @@
  * its tag. The tags are true at every instant, so recovery has nothing to repair: it frees the lock, tags unchanged,
  * version + 1, by one compare-and-swap that only one of many recoverers wins, and touches neither twins nor data.
  * (6) must come after (5) and before (7): a process with data permission only sets the clear bit before it writes its
- * bytes. If the bit were reset before (5), its bytes could arrive last under a tag; if after (7), its clear would be
- * lost.
+ * bytes. If the bit were reset before (5), its bytes could arrive last under a tag; if after (7), a death between the two
+ * would leave what is stored untagged; if after (8), a clear by one who has seen the tag would be lost.
  *
  * (5) and the reading of the clear bits in (6) are a store and a load, which processors swap: a store that asked too
  * early would miss the bit of a write whose bytes it then covers, and stay untagged though it came last. A fence there

@@ -10,7 +10,12 @@ const struct fault *capshm_fault(void) {
 }
 
 uint32_t capshm_new_object(void) {
-    return atomic_fetch_add(&process.gate->objects, 1) + 1;
+    uint32_t given = atomic_load(&process.gate->objects);
+    do {
+        if (given == GATE_OBJECTS - 1)
+            return 0;
+    } while (!atomic_compare_exchange_weak(&process.gate->objects, &given, given + 1));
+    return given + 1;
 }
 
 enum status capshm_map_memory(uint64_t *address, uint64_t length, int descriptor, uint64_t offset, bool is_writable) {
@@ -40,7 +45,8 @@ enum status capshm_unmap_memory(uint64_t address, uint64_t length) {
 enum status capshm_map(const struct capshm_mapping *mapping) {
     if (!capshm_is_attached())
         return STATUS_NOT_ATTACHED;
-    if (!page_table_is_in_arena(mapping->address, mapping->length) || mapping->object == 0 || mapping->clear == 0)
+    if (!page_table_is_in_arena(mapping->address, mapping->length) || mapping->object == 0 ||
+        mapping->object >= GATE_OBJECTS || mapping->clear == 0)
         return STATUS_INVALID;
     process_quiesce();
     const struct region *const other = page_table_find_object(mapping->object);
@@ -125,7 +131,8 @@ void capshm_gate_open(bool is_new_epoch) {
 
 /* With the lock in hand, so that nobody unmaps meanwhile. */
 static enum status sweep_memory(uint64_t address, uint64_t length, uint32_t kernel, struct sweep_counts *counts) {
-    if (!page_table_is_in_arena(address, length) || !gate_is_closed_by_this_thread() || !sweep_kernel_is_available(kernel))
+    if (!page_table_is_in_arena(address, length) || !gate_is_closed_by_this_thread() ||
+        !sweep_kernel_is_available(kernel))
         return STATUS_INVALID;
     while (length > 0) {
         const uint64_t entry = page_table_look_up(address);

@@ -7,7 +7,6 @@ import os
 import socket
 import statistics
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, TypeVar
@@ -17,6 +16,7 @@ import cyclopts
 from capshm.capability import GRANULE, Capability
 from capshm.errors import CapshmError
 from capshm.testing import Segment, Shadow, closed_gate
+from capshm.testing.children import fork_to_run
 
 Answer = TypeVar("Answer")
 
@@ -73,6 +73,12 @@ def compare(
             f"{row.tags_left_by_overwrite:>27,} {store:>7} {row.load:>7.1f}"
         )
     print(
+        "\nBaseline: rwRW, where the child may do what the parent may; the other rows show what a lesser mapping takes "
+        "away.\nr, w: data may be read, written; R, W: capabilities may be loaded, stored with their tags.\n"
+        "tag arrives: a capability that the parent stored is valid where the child loads it. tags after a raw\n"
+        "overwrite: what is left of a full segment whose first half was overwritten by pwrite. store, load: ns."
+    )
+    print(
         f"\nRevocation: the world was stopped for {revoked['pause_us']:.0f} us; {revoked['found']:,} capabilities were "
         f"looked at, {revoked['cleared']:,} revoked,\n"
         f"and the child's own copy in a variable was {'still good' if revoked['child_tag'] else 'revoked too'}."
@@ -82,16 +88,11 @@ def compare(
 def _in_child(work: Callable[[], Answer]) -> Answer:
     """Run `work` in a forked child and return what it returns, which must be plain data; tuples come back as lists."""
     reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.write(writer, json.dumps(work()).encode())
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+
+    def answer_parent() -> None:
+        os.write(writer, json.dumps(work()).encode())
+
+    pid = fork_to_run(answer_parent)
     os.close(writer)
     with os.fdopen(reader, "rb") as answers:
         text = answers.read()
@@ -139,9 +140,7 @@ def _revoke(size: int) -> dict[str, float]:
         freed = segment.root.with_bounds(64)
         segment.root.fill_capabilities(GRANULE, segment.length // GRANULE - 1, freed)
         ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
-            _child_that_holds(segment.root.load_capability(GRANULE), theirs)
+        pid = fork_to_run(lambda: _hold(segment.root.load_capability(GRANULE), theirs))
         theirs.close()
         with ours:
             ours.recv(1)  # the child has its copy, or has died
@@ -159,10 +158,7 @@ def _revoke(size: int) -> dict[str, float]:
     return {"pause_us": pause / 1000, "found": counts.found, "cleared": counts.cleared, "child_tag": tag[0]}
 
 
-def _child_that_holds(copy: Capability, parent: socket.socket) -> None:
-    try:
-        parent.send(b"!")
-        parent.recv(1)
-        parent.send(bytes([copy.tag]))
-    finally:
-        os._exit(0)
+def _hold(copy: Capability, parent: socket.socket) -> None:
+    parent.send(b"!")
+    parent.recv(1)
+    parent.send(bytes([copy.tag]))

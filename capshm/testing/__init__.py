@@ -1,4 +1,13 @@
-"""Tools for tests and experiments; part of the product."""
+"""Tools for tests and experiments; part of the product.
+
+To revoke all that points into `freed`, in memory and in the variables of every process:
+
+    Shadow().paint(freed)  # what is doomed: capabilities whose base is painted
+    with closed_gate():  # nobody touches a capability in here
+        segment.sweep()  # memory, each segment that may hold some
+        sweep_registers()  # this process; the others sweep theirs before their next operation
+    Shadow().clear(freed)  # once all of them have come by; not before the memory may be given out again
+"""
 
 from capshm.testing.segment import Segment, Shadow, SweepCounts, closed_gate, sweep_registers
 

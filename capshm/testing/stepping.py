@@ -21,15 +21,14 @@ import os
 import signal
 import struct
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
 
 from capshm._native import ffi, lib
 from capshm.errors import CapshmError
+from capshm.testing.children import fork_to_run
 
 _TRACEME, _PEEKTEXT, _PEEKUSER, _POKETEXT, _POKEUSER, _CONT, _SINGLESTEP, _DETACH = 0, 1, 3, 4, 6, 7, 9, 17
 _SETOPTIONS, _OPTION_EXITKILL = 0x4200, 1 << 20
@@ -124,9 +123,7 @@ class Stepper:
         self._signal = 0  # to deliver when it goes on
         self._is_traced = True
         self._status: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            _run_traced(operation, prepare)
+        self.pid = fork_to_run(lambda: _run_traced(operation, prepare))
         try:
             self._run_to_entry(at, entry)
         except BaseException:
@@ -269,20 +266,13 @@ class Stepper:
         return f"process {self.pid} has ended with status {self._status}"
 
 
-def _run_traced(operation: Callable[[], object], prepare: Callable[[], object] | None) -> NoReturn:
-    """What the child does. It never returns to the caller's frames, whose `finally` blocks are for the parent."""
-    status = 1
+def _run_traced(operation: Callable[[], object], prepare: Callable[[], object] | None) -> object:
+    """What the child does; returns its exit status."""
+    if prepare is not None:
+        prepare()
     try:
-        if prepare is not None:
-            prepare()
-        try:
-            _ptrace(_TRACEME, 0)
-        except OSError:
-            os._exit(_REFUSED)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        answer = operation()
-        status = answer if isinstance(answer, int) else 0
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-    os._exit(status)
+        _ptrace(_TRACEME, 0)
+    except OSError:
+        return _REFUSED
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return operation()

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import report
+from bench.figures import FIGURES
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # A Python program, and the block of output that follows it directly.
@@ -32,6 +35,12 @@ def test_commands_of_the_readme_are_targets() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     shown = set(re.findall(r"\bmake ([a-z]+)", README))
     assert {"test", "compare"} <= shown <= targets
+
+
+def test_the_table_of_figures_is_whole() -> None:
+    """The README shows every figure of the benchmark, and no other; `python -m bench --readme` fills its table."""
+    table = README.partition(report.BEGIN)[2].partition(report.END)[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [figure.key for figure in FIGURES]
 
 
 def test_errors_of_the_readme_exist() -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from capshm._native import lib
 from capshm.testing.stepping import SteppingUnavailable
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,7 @@ _WIDTH = 300
 def isolated(*, core: str | None = None, bound: float = _BOUND) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a test run in a process of its own; core: the value of CAPSHM_CORE there, None for that of the caller.
 
+    "steps" is that of the caller, too, if it has step points: a seeded bug goes with the tests that are to find it.
     The test fails with everything that the process and its children printed; the tracebacks show local variables. A
     skip in the body skips the test, and so does a machine without single steps. bound: seconds of patience.
     """
@@ -55,6 +57,8 @@ def _run(function: Callable[..., None], arguments: dict[str, object], core: str 
     start = "from tests.faults.isolation import main; main()"
     command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", start]
     command += [function.__module__, function.__name__, json.dumps(arguments)]
+    if core == "steps" and lib.capshm_step_arm(0, 1, lib.STEP_ACTION_NONE):
+        core = None
     environment = os.environ | ({} if core is None else {"CAPSHM_CORE": core})
     # Under the address sanitizer faults go to the core and to Python all the same.
     environment["ASAN_OPTIONS"] = f"{os.environ.get('ASAN_OPTIONS', '')}:handle_segv=0:handle_sigbus=0"

@@ -29,9 +29,8 @@ def words(capability: Capability) -> Words:
 
 def lock_words(segment: Segment) -> list[int]:
     """The lock word of each tag line (native/sideband.h)."""
-    _, length, sideband = segment._mappings[0]
-    lines, _ = sideband[1]
-    return list(ffi.cast("uint64_t *", lines)[0 : length // LINE // GRANULE * 2])[1::2]
+    mapping = segment._mappings[0]
+    return list(ffi.cast("uint64_t *", mapping.lines)[0 : mapping.length // LINE // GRANULE * 2])[1::2]
 
 
 def assert_unlocked(segment: Segment) -> None:
@@ -69,18 +68,26 @@ class Scene:
         for i in granules:
             self.root.store_capability(i * GRANULE, self.old[i])
 
+    def lock_word(self, granule: int) -> int:
+        """Of the granule's tag line."""
+        return lock_words(self.segment)[granule // LINE]
+
     def is_locked(self, granule: int) -> bool:
         """Whether somebody holds the lock of the granule's tag line."""
-        return bool(lock_words(self.segment)[granule // LINE] & 0xFFFF)
+        return bool(self.lock_word(granule) & 0xFFFF)
 
     def is_locked_as_a_whole(self, granule: int) -> bool:
         """... and stores several granules there, so that loads of all others wait, too."""
-        return bool(lock_words(self.segment)[granule // LINE] & 1 << 22)
+        return bool(self.lock_word(granule) & 1 << 22)
 
     def memory(self) -> bytes:
         """Everything that is shared, as it lies there: data, clear map, tag lines and twins."""
-        address, length, sideband = self.segment._mappings[0]
-        places = [(address, length), *sideband]
+        segment, mapping = self.segment, self.segment._mappings[0]
+        places = [
+            (mapping.address, segment.length),
+            (mapping.clear, segment._clear_length),
+            (mapping.lines, segment._lines_length + segment.length),
+        ]
         return b"".join(bytes(ffi.buffer(ffi.cast("char *", place), extent)) for place, extent in places)
 
     def assert_usable(self, granules: Iterable[int]) -> None:

@@ -44,7 +44,7 @@ def _recover(scene: Scene, operation: Operation) -> list[int]:
 
 
 def _recover_as_newcomer(scene: Scene, operation: Operation) -> list[int]:
-    """The same for a process that starts after the death, and so takes over the slot of the dead."""
+    """The same for a process that starts after the death, and may take over the slot of the dead."""
     return ask_child(lambda: _recover(scene, operation))
 
 
@@ -149,6 +149,50 @@ def test_killed_at_every_step() -> None:
     assert all(passed.values()), f"no operation came by: {passed}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["store", "store over cleared"])
+@isolated(core="steps")
+def test_what_a_store_killed_at_a_step_leaves(name: str) -> None:
+    """The old value until TAGS_CLEARED, no tag until TAGS_SET, then the new value; whatever was cleared before."""
+    operation = OPERATIONS[name]
+    with Scene() as scene:
+        for step in STEPS:
+            with scene.run_with_step(operation, step, lib.STEP_ACTION_KILL) as child:
+                if child.wait() == 0:
+                    continue
+            if STEPS.index(step) >= STEPS.index("TAGS_SET"):
+                phase = STORED
+            elif STEPS.index(step) >= STEPS.index("TAGS_CLEARED") or operation.is_old_gone:
+                phase = UNTAGGED
+            else:
+                phase = OLD
+            assert _recover(scene, operation) == [phase], step
+
+
+@pytest.mark.slow
+@isolated(core="steps")
+def test_the_dead_are_not_waited_for() -> None:
+    """The lock of a dead holder is freed for the next who needs it, though he would wait for no living one."""
+    operation = OPERATIONS["store"]
+    with Scene(lock_timeout=0) as scene:
+        with scene.run_with_step(operation, "LINE_LOCKED", lib.STEP_ACTION_KILL) as child:
+            assert child.wait() == -signal.SIGKILL
+        assert scene.is_locked(operation.touches[0])
+        scene.assert_usable(operation.touches)
+
+
+def _turn_to(dead: int | None = None) -> None:
+    """Let short-lived processes claim slots until the next claim meets that of the dead (next_slot in native/gate.c).
+
+    These are all 63 that are in use first, but the slots of the dead process, of the parent, and of one more that
+    lives. dead: to be ended before.
+    """
+    if dead is not None:
+        _end(dead)
+    for _ in range(60):
+        assert Child(lambda: None).wait() == 0
+
+
 def _claim_a_slot() -> int:
     """As a child of a fork does."""
     lib.capshm_fork_before()
@@ -168,11 +212,16 @@ def test_late_recovery_frees_no_living_lock() -> None:
     with Scene() as scene, scene.step_into(operation) as first:
         while not scene.is_locked(granule):
             first.step()
-        with Stepper(_claim_a_slot, at="sideband_recover_target", prepare=partial(_end, first.pid)) as second:
+        of_first = scene.lock_word(granule)
+        with Stepper(_claim_a_slot, at="sideband_recover_target", prepare=partial(_turn_to, first.pid)) as second:
             first.kill()
+            _turn_to()
             with scene.step_into(operation) as third:
                 while not scene.is_locked(granule):
                     third.step()
+                of_third = scene.lock_word(granule)
+                assert of_third & 0xFFFF == of_first & 0xFFFF
+                assert of_third != of_first
                 second.resume()
                 assert second.wait() == 0
                 assert scene.is_locked(granule)

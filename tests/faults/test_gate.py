@@ -1,5 +1,6 @@
 """Death and stops around the gate: nobody waits for a dead closer, and a straggler is named, not waited for."""
 
+import os
 import signal
 from collections.abc import Callable
 
@@ -112,3 +113,35 @@ def test_straggler_killed_while_waited_for() -> None:
                 child.kill()
                 assert closer.wait() == 0
         scene.assert_usable(operation.touches)
+
+
+@pytest.mark.slow
+@isolated()
+def test_signal_handlers_run_while_the_gate_is_closed() -> None:
+    """A parked operation goes on after a handler that returns, and raises what another one raises."""
+    begin, handled, interrupted = Event(), Event(), Event()
+
+    def store() -> None:
+        signal.signal(signal.SIGUSR1, lambda *_: handled.set())
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        begin.wait()
+        with pytest.raises(KeyboardInterrupt):
+            scene.root.store_capability(0, scene.old[1])
+        interrupted.set()
+        scene.root.store_capability(GRANULE, scene.new)
+
+    with Scene() as scene, Child(store) as child, Child(_close_and_stop) as closer:
+        assert closer.wait_stopped()
+        begin.set()
+        wait_until_parked(child.pid)
+        os.kill(child.pid, signal.SIGUSR1)
+        handled.wait()
+        wait_until_parked(child.pid)
+        assert not interrupted.is_set()
+        os.kill(child.pid, signal.SIGINT)
+        interrupted.wait()
+        wait_until_parked(child.pid)
+        closer.resume()
+        assert [closer.wait(), child.wait()] == [0, 0]
+        loaded = [words(scene.root.load_capability(i * GRANULE)) for i in range(2)]
+        assert loaded == [words(scene.old[0]), words(scene.new)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import variants
+from native import variants
 
 CORES = {"native": (), "portable": ("CAPSHM_PORTABLE",)}
 """The two ways through the core, by the defines that choose them."""

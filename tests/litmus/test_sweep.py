@@ -10,8 +10,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from capshm import CapabilityArray
 from capshm._native import ffi, lib
-from capshm.capability import CapabilityArray
 from capshm.testing import Segment, Shadow, SweepCounts, closed_gate, sweep_registers
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event, ask_child
@@ -97,9 +97,9 @@ def _wait_for_turns(board: Board, children: Sequence[Child]) -> None:
 
 def _sideband(segment: Segment) -> tuple[list[int], memoryview]:
     """The segment's tags as they lie in memory, one word a line, and its twins, two words a granule."""
-    lines, _ = segment._mappings[0][2][1]
-    words = ffi.buffer(ffi.cast("char *", lines), GRANULES // LINE * 16)
-    twins = ffi.buffer(ffi.cast("char *", lines + segment._lines_length), GRANULES * GRANULE)
+    mapping = segment._mappings[0]
+    words = ffi.buffer(ffi.cast("char *", mapping.lines), GRANULES // LINE * 16)
+    twins = ffi.buffer(ffi.cast("char *", mapping.twins), GRANULES * GRANULE)
     return list(memoryview(words).cast("Q")[::2]), memoryview(twins).cast("Q")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import variants
+from native import variants
 from tests.litmus import programs
 
 RACE_FOUND = 66  # the exit status that programs.run asks ThreadSanitizer for

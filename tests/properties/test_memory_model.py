@@ -68,9 +68,10 @@ class Real:
         self.values = [self.heap.root]
 
     def close(self) -> None:
-        """Unmap all."""
+        """Unmap all, and let the process have its first profile back."""
         self.segment.close()
         self.heap.close()
+        Segment(1, isa="v9").close()
 
     def derive(self, source: int, method: str, *operands: object) -> Value:
         """Add what is derived from a held value to the held values."""

@@ -5,7 +5,7 @@ A patch names a text that must be there exactly once: when the core moves on, th
 
 from dataclasses import dataclass
 
-from tests.variants import Patch
+from native.variants import Patch
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Node:
-    """Tests, as pytest names them, of which at least one must fail on the patched core."""
+    """Tests, as pytest names them, of which at least one must fail on the patched core, which has step points."""
 
     name: str
 
@@ -32,6 +32,7 @@ class Bug:
 
 
 CONFORMANCE = "tests/conformance/cheribsd"
+BETWEEN_STEPS = "tests/faults/test_between_steps.py"
 
 BUGS = [
     Bug(
@@ -67,7 +68,7 @@ BUGS = [
                 "if (0)",
             ),
         ),
-        Program("litmus", ("values", "3000000", "1")),
+        Node(f"{BETWEEN_STEPS}::test_a_load_beside_stores"),
     ),
     Bug(
         "version-stands-still",
@@ -79,7 +80,7 @@ BUGS = [
                 "return lock & ~(LOCK_VERSION_ONE - 1);",
             ),
         ),
-        Program("litmus", ("values", "3000000", "1")),
+        Node(f"{BETWEEN_STEPS}::test_a_load_beside_stores"),
     ),
     Bug(
         "version-wraps",
@@ -91,7 +92,7 @@ BUGS = [
                 "return ((lock & ~(LOCK_VERSION_ONE - 1)) + LOCK_VERSION_ONE) & LOCK_VERSION_ONE;",
             ),
         ),
-        Program("litmus", ("values", "5000000", "1")),
+        Node(f"{BETWEEN_STEPS}::test_a_load_beside_stores"),
     ),
     Bug(
         "load-ignores-the-lock",
@@ -100,7 +101,7 @@ BUGS = [
             ("sideband.c", "    if (unlikely(line_is_held(place, lock)))\n        return ATTEMPT_HELD;\n", ""),
             ("line.h", "    if (unlikely(lock & LOCK_SLOT))\n        return false;\n    *tag", "    *tag"),
         ),
-        Program("litmus", ("values", "3000000", "1")),
+        Node("tests/faults/test_stop.py::test_stopped_at_every_step"),
     ),
     Bug(
         "lock-without-exclusion",
@@ -115,25 +116,44 @@ BUGS = [
                 ),
             ),
         ),
-        Program("litmus", ("settled", "400000", "1")),
+        Node(f"{BETWEEN_STEPS}::test_a_lock_has_one_holder"),
     ),
     Bug(
         "alone-after-fork",
         "a fork does not end the mode in which one thread alone can reach the tag lines",
         (("process.c", "        if (is_private_too || !region->is_private)\n", "        if (is_private_too)\n"),),
-        Program("litmus", ("settled", "400000", "1")),
+        Node(f"{BETWEEN_STEPS}::test_a_lock_has_one_holder"),
     ),
     Bug(
-        "clear-bit-reset-last",
-        "a store resets the clear bit after its tag bit: a data write that came between loses its effect",
+        "clear-bit-reset-under-the-tag",
+        "a store resets the clear bit after its tag bit: if it dies in between, what it stored is not tagged",
         (
             ("sideband.c", "    line_reset_clear(place, tags_now);\n", ""),
             (
                 "sideband.c",
-                "memory_order_release); /* (7) */\n",
-                "memory_order_release); /* (7) */\n    line_reset_clear(place, tags_now);\n",
+                "    STEP(TAGS_SET);\n",
+                "    STEP(TAGS_SET);\n    atomic_fetch_and(place->clear, ~tags_now);\n",
             ),
         ),
+        Node("tests/faults/test_death.py::test_what_a_store_killed_at_a_step_leaves"),
+    ),
+    Bug(
+        "clear-bit-reset-last",
+        "a store resets the clear bit after unlocking: a data write that came when others saw the tag loses its effect",
+        (
+            ("sideband.c", "    line_reset_clear(place, tags_now);\n", ""),
+            (
+                "sideband.c",
+                "    line_unlock(place, locked);\n",
+                "    line_unlock(place, locked);\n    atomic_fetch_and(place->clear, ~tags_now);\n",
+            ),
+        ),
+        Node(f"{BETWEEN_STEPS}::test_a_store_beside_a_data_write"),
+    ),
+    Bug(
+        "clear-bit-without-barrier",
+        "a data write sets the clear bit without a barrier: a store that covers its bytes misses it and stays untagged",
+        (("sideband.c", "        gate_barrier_everywhere(); /* before the bytes; partner: (5), (6) */\n", ""),),
         Program("litmus", ("settled", "400000", "1")),
     ),
     Bug(
@@ -211,6 +231,12 @@ BUGS = [
         Node("tests/faults/test_truncation.py"),
     ),
     Bug(
+        "dead-holder-keeps-the-lock",
+        "nobody looks whether the holder of a lock still lives: the dead are waited for",
+        (("sideband.c", "if (*waited > 0 && (owner == 0 || gate_owner_is_dead(owner))) {", "if (owner == 0) {"),),
+        Node("tests/faults/test_death.py::test_the_dead_are_not_waited_for"),
+    ),
+    Bug(
         "sweep-forgets-the-last-lines",
         "lines behind the last whole group of eight are not swept",
         (("sweep_body.h", "    for (; line < line_count; line++)\n        take_line(&pass, line);\n", ""),),
@@ -255,11 +281,11 @@ BUGS = [
                 "gate.h",
                 "    STEP(OPERATION_ENTERED);\n",
                 (
-                    "    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);\n"
                     "    STEP(OPERATION_ENTERED);\n"
+                    "    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);\n"
                 ),
             ),
         ),
-        Program("gate", ("200000",)),
+        Node("tests/faults/test_gate.py::test_straggler_stopped"),
     ),
 ]

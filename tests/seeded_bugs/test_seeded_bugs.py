@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from native.variants import ROOT, build_program, build_variant, environment
 from tests.seeded_bugs.bugs import BUGS, Bug, Program
-from tests.variants import ROOT, build_program, build_variant, environment
 
 
 def find(bug: Bug) -> subprocess.CompletedProcess[str]:
@@ -17,7 +17,7 @@ def find(bug: Bug) -> subprocess.CompletedProcess[str]:
         command = [str(program), *bug.found_by.arguments]
         variables = environment()
     else:
-        core = build_variant(bug.name, patches=bug.patches)
+        core = build_variant(bug.name, defines=["CAPSHM_STEP_POINTS"], patches=bug.patches)
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", bug.found_by.name]
         variables = environment(core)
     return subprocess.run(

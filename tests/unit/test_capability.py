@@ -347,6 +347,31 @@ def test_a_fault_says_where_and_through_what(root: Capability) -> None:
     assert fault.capability == root.with_bounds(16)
 
 
+LACKING: dict[str, Callable[[Capability], object]] = {
+    "LOAD": lambda root: root.with_permissions(P.STORE).read(0, 1),
+    "STORE": lambda root: root.with_permissions(P.LOAD).write(0, b"x"),
+    "STORE_CAP": lambda root: root.with_permissions(P.STORE).store_capability(0, root),
+    "STORE_LOCAL": lambda root: root.with_permissions(P.STORE | P.STORE_CAP).store_capability(
+        0, root.with_permissions(P.LOAD)
+    ),
+}
+
+
+@pytest.mark.parametrize(("permission", "access"), LACKING.items(), ids=LACKING.keys())
+def test_a_permission_that_lacks_is_named(
+    root: Capability, permission: str, access: Callable[[Capability], object]
+) -> None:
+    """The first one in the order of the checks."""
+    with pytest.raises(capshm.PermissionViolation, match=rf"lacks .*{permission}$"):
+        access(root)
+
+
+def test_text_is_not_written(root: Capability) -> None:
+    """The error says what would be."""
+    with pytest.raises(TypeError, match="must be bytes, or another contiguous buffer, not str"):
+        root.write(0, "text")  # type: ignore[arg-type]
+
+
 def test_past_the_end_of_the_object(segment: Segment, root: Capability) -> None:
     """A truncated object gives SIGBUS at the page that is gone, where it is read and where it is stored to."""
     os.truncate(segment.fd, PAGE)

@@ -226,6 +226,29 @@ def test_elements_keep_the_window_alive(root: Capability) -> None:
     assert not any(any(other.tags) for other in others)
 
 
+def test_what_comes_back_from_a_dead_cycle_is_what_it_was(root: Capability) -> None:
+    """A finalizer may bring an array and an element back after the garbage collector has found them dead."""
+    values = distinct(root, 20)
+    root.store_capabilities(0, values)
+    brought_back: list[tuple[CapabilityArray, Capability]] = []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+            self.array = root.load_capabilities(0, 20)
+            self.element = root.load_capabilities(0, 20)[3]
+
+        def __del__(self) -> None:
+            brought_back.append((self.array, self.element))
+
+    for _ in range(10):
+        Cycle()
+    gc.collect()
+    others = [root.load_capabilities(20 * GRANULE, 20) for _ in range(50)]
+    assert [(list(array), element) for array, element in brought_back] == [(values, values[3])] * 10
+    assert not any(any(other.tags) for other in others)
+
+
 def test_windows_are_used_again(root: Capability) -> None:
     """What is let go is given back: loading for ever takes no more registers than loading once."""
     firsts = {root.load_capabilities(0, 20)._first for _ in range(100)}

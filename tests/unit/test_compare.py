@@ -30,6 +30,7 @@ def test_table_is_for_people() -> None:
     run = capshm("compare", "--size", "65536", "--repeats", "3")
     assert run.returncode == 0, run.stderr
     assert "tag arrives" in run.stdout
+    assert "Baseline: rwRW" in run.stdout
     assert "revoked too" in run.stdout
 
 

@@ -1,12 +1,18 @@
 """`capshm.testing`: segments with their aliases and descriptors, the shadow, the gate and sweeps."""
 
+import collections
 import contextlib
 import gc
 import itertools
 import os
+import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -17,13 +23,16 @@ from capshm import (
     CapshmError,
     PageViolation,
     Permissions,
+    PermissionViolation,
     RevocationIncomplete,
     StoreTagViolation,
     TagViolation,
+    process,
     sealing_root,
 )
 from capshm._native import lib
 from capshm.testing import Segment, Shadow, SweepCounts, closed_gate, sweep_registers
+from capshm.testing import segment as module
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event
 
@@ -110,7 +119,7 @@ def test_sizes_that_are_no_ints(size: Any) -> None:
     ("arguments", "error"),
     [
         ({"isa": "v8"}, ValueError),
-        ({"isa": None}, ValueError),
+        ({"isa": b"v9"}, ValueError),
         ({"lock_timeout": -1}, ValueError),
         ({"lock_timeout": float("nan")}, ValueError),
         ({"lock_timeout": float("inf")}, ValueError),
@@ -291,15 +300,130 @@ def test_the_context_manager_closes() -> None:
         segment.root.read(0, 1)
 
 
-def test_the_place_is_used_again() -> None:
-    """A new segment may lie where a closed one was: it begins empty, whatever an old capability says."""
+def test_a_place_is_not_used_again_soon() -> None:
+    """A new segment lies elsewhere than one that was closed, and what was a capability to that faults."""
+    with Segment(PAGE) as first:
+        old = first.root
+    with Segment(PAGE) as second:
+        assert second.root.base >= old.top + PAGE
+        with pytest.raises(PageViolation):
+            old.read(0, 1)
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_place_is_used_again_once_round_the_arena() -> None:
+    """Then a new segment begins empty, whatever an old capability to its place says."""
     with Segment(PAGE) as first:
         old = first.root
         old.store_capability(0, old)
         old.write(64, b"old")
+    module._next = process.ARENA_BASE + process.ARENA_SIZE - PAGE // 2
     with Segment(PAGE) as second:
-        assert second.root.read(0, PAGE) == bytes(PAGE)
-        assert not second.root.load_capability(0).tag
+        assert second.root.base == old.base
+        assert old.read(0, PAGE) == bytes(PAGE)
+        assert not old.load_capability(0).tag
+
+
+# What belongs to the process
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_segment_leaves_the_process_as_it_is() -> None:
+    """Profile and lock timeout stay unless they are given; a profile that living segments do not have is refused."""
+
+    def stores_untagged(segment: Segment) -> bool:
+        """What only the profile "rvy" does."""
+        authority = segment.root.with_permissions(P.LOAD | P.STORE | P.LOAD_CAP | P.STORE_CAP)
+        with contextlib.suppress(PermissionViolation):
+            authority.store_capability(0, authority)
+            return True
+        return False
+
+    with Segment(PAGE) as segment:
+        assert not stores_untagged(segment)
+        with pytest.raises(ValueError, match="'rvy' needs all segments of 'v9' closed"):
+            Segment(PAGE, isa="rvy")
+        with Segment(PAGE, isa="v9"):
+            assert not stores_untagged(segment)
+    with Segment(PAGE, isa="rvy", lock_timeout=0.5) as segment:
+        with Segment(PAGE), Segment(PAGE, lock_timeout=2):
+            assert stores_untagged(segment)
+        with pytest.raises(ValueError, match="'v9' needs all segments of 'rvy' closed"):
+            Segment(PAGE, isa="v9")
+
+
+@pytest.mark.slow
+@isolated()
+def test_two_segments_over_one_descriptor() -> None:
+    """They share the bytes, and each has tags of its own."""
+    with Segment(PAGE) as one, Segment(PAGE, fd=one.fd) as other:
+        one.root.store_capability(0, one.root)
+        assert other.root.load_capability(0) == one.root.without_tag()
+        assert one.root.load_capability(0).tag
+
+
+@pytest.mark.slow
+@isolated()
+def test_threads_map_and_close_at_once() -> None:
+    """Whatever several threads do with the same segments, each mapping is whole or refused, and all is given back."""
+    Segment(PAGE).close()
+    before = possessions()
+    for _ in range(20):
+        segment = Segment(PAGE)
+        start = threading.Barrier(4)
+
+        def use(segment: Segment = segment, start: threading.Barrier = start) -> None:
+            start.wait()
+            with contextlib.suppress(ValueError):  # closed
+                for _ in range(3):
+                    segment.map("rR")
+            segment.close()
+
+        with ThreadPoolExecutor(4) as threads:
+            for done in [threads.submit(use) for _ in range(4)]:
+                done.result()
+    gc.collect()
+    assert possessions()[0] == before[0]
+    assert not module._taken
+
+
+@pytest.mark.slow
+@isolated()
+def test_an_interrupt_leaves_nothing_behind() -> None:
+    """Interrupted anywhere in the making, at any line of Python, a segment gives back all that it had."""
+    warnings.simplefilter("ignore", ResourceWarning)  # an interrupt after the last line finds it made
+    Segment(PAGE).close()
+    before = possessions()
+    making = {"__init__", "_map", "_take_place", "_map_memory"}
+
+    def interrupt_at(line: int) -> bool:
+        """Make a segment, and interrupt it at this line. False: it had fewer."""
+        lines = itertools.count()
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            if (frame.f_code.co_name in making and event == "line") and next(lines) == line:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            Segment(PAGE).close()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    number = 0
+    while interrupt_at(number):
+        gc.collect()
+        assert possessions() == before, number
+        number += 1
+        assert number < 1000
+    assert number > 30
 
 
 def possessions() -> tuple[int, int]:
@@ -384,7 +508,7 @@ def test_too_many_descriptors() -> None:
 
 def lock_word(segment: Segment) -> int:
     """The lock of the first tag line: its version moves with every store that locks."""
-    return int.from_bytes(os.pread(segment._sideband[0], 8, 8), "little")
+    return int.from_bytes(os.pread(segment._descriptors[0], 8, 8), "little")
 
 
 @pytest.mark.slow
@@ -744,3 +868,17 @@ def test_an_epoch_reaches_other_processes() -> None:
             swept.set()
             assert child.wait() == 0
         assert value.tag is False
+
+
+@pytest.mark.slow
+@isolated()
+def test_numbers_of_segments_run_out() -> None:
+    """They are 24 bits wide and name a segment for ever: when all have been given out, no more segments are made."""
+    with Segment(PAGE) as last:
+        last.root.store_capability(0, last.root)
+        numbers = itertools.starmap(lib.capshm_new_object, itertools.repeat((), (1 << 24) - 2))
+        assert collections.deque(numbers, maxlen=1).pop() == (1 << 24) - 1
+        for _ in range(2):
+            with pytest.raises(MemoryError, match="segments"):
+                Segment(PAGE)
+        assert last.root.load_capability(0).tag

@@ -1,4 +1,4 @@
-"""Compiles variants of the core, and C programs around it, with the C compiler alone.
+"""Compiles variants of the core, and C programs around it, with the C compiler alone: for tests and benchmarks.
 
 A variant is a private copy of native/, changed by patches and flags: the portable path, sanitizers, seeded bugs. The
 result of `build_variant` is given to a process in CAPSHM_CORE.
@@ -150,7 +150,7 @@ def _patched_sources(name: str, patches: Iterable[Patch]) -> dict[str, str]:
     """Return the text of every file of the core, by its path from the root, after the patches."""
     texts = {}
     for path in sorted(NATIVE.iterdir()):
-        if path.suffix in {".c", ".h", ".cdef", ".py"}:
+        if path.suffix in {".c", ".h", ".cdef"} or path.name == "cffi_build.py":
             texts[f"native/{path.name}"] = path.read_text(encoding="utf-8")
     for number, (file, old, new) in enumerate(patches, start=1):
         key = f"native/{file}"
