@@ -26,7 +26,7 @@ from capshm import _status, errors, process
 from capshm._native import ffi, lib
 
 _PACKET_LIMIT = 64 << 10
-_DESCRIPTORS = 8
+_DESCRIPTORS = 100
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _MACHINE_VARIABLE = "CAPSHM_MACHINE"
 _NO_MEMORY = "the kernel has no memory for it"
@@ -104,6 +104,7 @@ class Client:
         self._child: socket.socket | None = None  # between the hooks of a fork
         self._plan: Answer | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
+        self._stale: list[tuple[int, int]] = []
         self._why_gone = ""
 
     @property
@@ -144,7 +145,10 @@ class Client:
                 answer = _receive(sock)
                 if answer.number("n") == number:
                     break
-                answer.close()  # to a request that an exception of a signal handler cut short
+                # To a request that an exception of a signal handler cut short. What it mapped is nowhere.
+                answer.close()
+                if "address" in answer.body:
+                    self._stale.append((answer.number("address"), answer.number("length")))
         except (EOFError, ConnectionError, BrokenPipeError) as error:
             self._give_up("the broker has ended, or has closed the connection")
             raise self._refusal() from error
@@ -154,6 +158,9 @@ class Client:
                     f"{do}: descriptor {descriptors[0]} is not open", errno=errno.EBADF, rule="host"
                 ) from None
             raise
+        while self._stale:
+            start, length = self._stale.pop()
+            self._ask(sock, "undo", (), {"start": start, "end": start + length})
         _raise_refusal(do, answer)
         return answer
 
@@ -226,8 +233,10 @@ class Client:
         plan, self._plan = self._plan, None
         self._socket, self._child = self._child, None
         self._pid = os.getpid()
+        if plan is None:
+            return  # the parent was told so, or was unattached itself; every call tells this process
         try:
-            if plan is None or self._socket is None or not is_attached:
+            if self._socket is None or not is_attached:
                 raise errors.NotAttached(f"process {os.getpid()}, forked by {os.getppid()}, is not attached")
             self._vmspace = self._ask(self._socket, "forked", (), {}).number("vmspace")
             self._change_inherited(plan)
