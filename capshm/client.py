@@ -142,8 +142,10 @@ class Client:
         child, self._child = self._child, None
         self._connection = None if child is None else Connection(child)
         self._pid = os.getpid()
+        if plan is None:
+            return  # the parent was told so, or was unattached itself; every call tells this process
         try:
-            if plan is None or self._connection is None or not is_attached:
+            if self._connection is None or not is_attached:
                 raise errors.NotAttached(f"process {os.getpid()}, forked by {os.getppid()}, is not attached")
             self._vmspace = self._connection.ask("forked").number("vmspace")
             self._change_inherited(plan)
@@ -223,6 +225,7 @@ def detach() -> None:
     client, _current = _current, None
     if client is None:
         return
+    lib.capshm_set_isa(False)  # the default again
     process.leave()
     client.close()
 
