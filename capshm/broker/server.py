@@ -181,7 +181,7 @@ class Server:
             return self._attach(connection, request)
         if isinstance(request, messages.Forked):
             return self._forked(connection, packet.pid)
-        if (reply := self._look(request)) is not None:
+        if connection.pid is not None and (reply := self._look(request)) is not None:
             return reply
         process = self._processes.of(connection)
         if process is None or process.member is None:
