@@ -17,7 +17,7 @@ from capshm.model import constants as c
 from capshm.model.address_space import AddressSpace, Entry
 from capshm.model.knobs import Knobs
 from capshm.model.objects import Kind, MemoryObject, ObjectTable
-from capshm.model.pointer import Pointer
+from capshm.model.pointer import Pointer, round_down, round_up
 from capshm.model.rights import Rights
 from capshm.model.rules import RULES, Refusal
 from capshm.policies import Policy
@@ -30,11 +30,13 @@ pytestmark = pytest.mark.slow
 
 PAGES = st.integers(0, 6)
 WORDS = st.integers(0, 7)  # chooses among processes, pointers or objects, modulo how many there are
+PARTS = st.one_of(st.integers(1, 3).map(lambda pages: pages * PAGE), st.integers(-1, 9000))
 LENGTHS = st.one_of(st.integers(1, 6).map(lambda pages: pages * PAGE), st.just((1 << 30) + PAGE), st.integers(-1, 9000))
-ACCESS = st.sampled_from([c.PROT_NONE, c.PROT_READ, c.PROT_WRITE, c.PROT_READ | c.PROT_WRITE, c.PROT_EXEC, 7])
+ACCESS = st.sampled_from([3, 3, 3, c.PROT_NONE, c.PROT_READ, c.PROT_WRITE, c.PROT_READ | c.PROT_WRITE, c.PROT_EXEC, 7])
 MARK = st.sampled_from([0, c.PROT_CAP, c.PROT_NO_CAP])
 PROTS = st.one_of(
     st.builds(lambda access, mark: access | mark, ACCESS, MARK),
+    st.sampled_from([3, 3 | c.PROT_CAP, 3 | c.PROT_MAX(7), 1 | c.PROT_MAX(3)]),
     st.builds(lambda now, most, mark: now | mark | c.PROT_MAX(now | most | mark), ACCESS, ACCESS, MARK),
     st.builds(lambda now, most: now | c.PROT_MAX(most), st.integers(0, 31), st.integers(0, 31)),
 )
@@ -80,12 +82,15 @@ class Spaces(RuleBasedStateMachine):
             assert one is process or snapshot(one.space) == old
         return True
 
-    def pointer(self, number: int, page: int) -> Pointer | None:
-        """One of those that there are, moved by some pages."""
-        if not self.pointers:
+    def pointer(self, process: Process, number: int, page: int) -> Pointer | None:
+        """One that the process can use, most often, moved by some of its pages; else any that there ever was."""
+        own = [one for one in self.pointers if process.space.reservation_around(one.base, one.top)]
+        pointers = self.pointers if number == 7 or not own else own
+        if not pointers:
             return None
-        pointer = self.pointers[number % len(self.pointers)]
-        return pointer._replace(address=pointer.address + page * PAGE)
+        pointer = pointers[-1 - number % len(pointers)]
+        pages = min(pointer.top - pointer.base, 6 * PAGE) // PAGE
+        return pointer._replace(address=pointer.base + page % pages * PAGE if page < 6 else pointer.top)
 
     @rule(who=WORDS, length=LENGTHS, prot=PROTS, sharing=SHARING, flags=FLAGS, what=WORDS, where=WORDS, page=PAGES)
     def map(self, who: int, length: int, prot: int, sharing: int, flags: int, what: int, where: int, page: int) -> None:
@@ -94,7 +99,7 @@ class Spaces(RuleBasedStateMachine):
         memory = self.objects[what] if what < len(self.objects) else None
         if memory is None:
             sharing |= c.MAP_ANON
-        pointer = self.pointer(where // 2, page) if where < 6 else None
+        pointer = self.pointer(process, where, page) if where < 6 else None
         is_number = where % 2 == 1 or not flags & c.MAP_FIXED
         address = pointer.address if pointer is not None and is_number else pointer
         made: list[Pointer] = []
@@ -112,9 +117,11 @@ class Spaces(RuleBasedStateMachine):
                 )
             )
 
+        before = process.space.copy(0)
         if self.attempt(process, call):
             self.pointers.append(made[0])
             entry = process.plan.entry
+            assert_same_outside(before, process.space, entry.start, entry.length)
             assert process.space.within(entry.start, entry.end)[0].current == entry.current
             self.check_owner(process, entry)
 
@@ -122,32 +129,39 @@ class Spaces(RuleBasedStateMachine):
     def guard(self, who: int, length: int, which: int, page: int) -> None:
         """A guard, of its own or inside a reservation."""
         process = self.processes[who % len(self.processes)]
-        pointer = self.pointer(which, page) if which % 2 else None
+        pointer = self.pointer(process, which, page) if which % 2 else None
         flags = c.MAP_GUARD | (c.MAP_FIXED if pointer else 0)
         self.attempt(process, lambda: self.pointers.append(process.mmap(pointer, length, c.PROT_MAX(3), flags)))
 
-    @rule(who=WORDS, which=WORDS, page=PAGES, length=LENGTHS)
+    @rule(who=WORDS, which=WORDS, page=PAGES, length=PARTS)
     def unmap(self, who: int, which: int, page: int, length: int) -> None:
         """A part, or all, or what has been unmapped before."""
-        process, pointer = self.processes[who % len(self.processes)], self.pointer(which, page)
+        process = self.processes[who % len(self.processes)]
+        pointer = self.pointer(process, which, page)
+        before = process.space.copy(0)
         if self.attempt(process, lambda: process.munmap(pointer, length)) and pointer is not None:
             assert not process.space.overlapping(pointer.address, pointer.address + length)
+            assert_same_outside(before, process.space, pointer.address, length)
 
-    @rule(who=WORDS, which=WORDS, page=PAGES, length=LENGTHS, prot=PROTS)
+    @rule(who=WORDS, which=WORDS, page=PAGES, length=PARTS, prot=PROTS)
     def protect(self, who: int, which: int, page: int, length: int, prot: int) -> None:
         """A part; nothing gains anything beyond its maximum, and no maximum grows."""
-        process, pointer = self.processes[who % len(self.processes)], self.pointer(which, page)
+        process = self.processes[who % len(self.processes)]
+        pointer = self.pointer(process, which, page)
         before = process.space.copy(0)
-        if self.attempt(process, lambda: process.mprotect(pointer, prot, length)):
+        if self.attempt(process, lambda: process.mprotect(pointer, prot, length)) and pointer is not None:
             assert_no_maximum_grew(before, process.space)
+            assert_same_outside(before, process.space, pointer.address, length)
 
-    @rule(who=WORDS, which=WORDS, page=PAGES, length=LENGTHS, inherit=st.integers(0, 4))
+    @rule(who=WORDS, which=WORDS, page=PAGES, length=PARTS, inherit=st.integers(0, 4))
     def inherit(self, who: int, which: int, page: int, length: int, inherit: int) -> None:
         """A part; permissions stay."""
-        process, pointer = self.processes[who % len(self.processes)], self.pointer(which, page)
+        process = self.processes[who % len(self.processes)]
+        pointer = self.pointer(process, which, page)
         before = process.space.copy(0)
-        if self.attempt(process, lambda: process.minherit(pointer, inherit, length)):
+        if self.attempt(process, lambda: process.minherit(pointer, inherit, length)) and pointer is not None:
             assert_no_maximum_grew(before, process.space)
+            assert_same_outside(before, process.space, pointer.address, length)
 
     @rule(who=WORDS, may_share=st.booleans())
     def fork(self, who: int, may_share: bool) -> None:
@@ -203,6 +217,12 @@ def assert_no_maximum_grew(before: AddressSpace, after: AddressSpace) -> None:
             assert (entry.maximum & ~one.maximum) == Rights(0)
 
 
+def assert_same_outside(before: AddressSpace, after: AddressSpace, start: int, length: int) -> None:
+    """A call changes nothing but the pages that it is about."""
+    for low, high in ((before.arena_start, round_down(start)), (round_up(start + length), before.arena_end)):
+        assert before.within(low, high) == after.within(low, high)
+
+
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 def test_address_spaces_stay_what_they_are(policy: Callable[[], Policy]) -> None:
     """Any calls, right and wrong, by a process and those that are forked from it."""
@@ -211,7 +231,7 @@ def test_address_spaces_stay_what_they_are(policy: Callable[[], Policy]) -> None
     machine = type("Machine", (Spaces,), {"policy": policy})
     thoroughly = settings(
         phases=[Phase.generate, Phase.shrink],
-        max_examples=150,
+        max_examples=120,
         stateful_step_count=40,
         deadline=None,
         print_blob=True,

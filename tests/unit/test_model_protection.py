@@ -115,8 +115,18 @@ def test_guards_and_holes_stay() -> None:
     process.mmap(moved(pointer, PAGE), PAGE, c.PROT_NONE, c.MAP_GUARD | c.MAP_FIXED)
     process.munmap(moved(pointer, 2 * PAGE))
     process.mprotect(pointer, c.PROT_READ, 0)
+    process.mprotect(moved(pointer, PAGE), c.PROT_READ, 0)
     process.mprotect(pointer, c.PROT_READ, 3 * PAGE)
     assert [process.letters(pointer.base + n * PAGE) for n in range(3)] == ["rR/rwRW", "/", ""]
+
+
+def test_no_bytes_inside_an_entry() -> None:
+    """A call about no bytes in the middle of an entry splits nothing."""
+    process = Process()
+    pointer = process.mmap(length=3 * PAGE)
+    process.mprotect(moved(pointer, PAGE), c.PROT_READ, 0)
+    process.minherit(moved(pointer, PAGE), c.INHERIT_ZERO, 0)
+    assert (process.at(pointer).length, process.letters(pointer)) == (3 * PAGE, "rwRW/rwRW")
 
 
 def test_a_mapping_without_rights_is_no_guard() -> None:
