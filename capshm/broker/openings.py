@@ -103,7 +103,7 @@ def _open_again(state: State, member: Member, request: messages.Message, plan: O
     try:
         state.record(member, request, rule="cheribsd:E6", number=memory.id, message=str(memory))
         if plan.is_truncated:
-            kept.truncate(0)
+            state.segments.truncate(memory.id)
     except BaseException:
         os.close(fd)
         raise

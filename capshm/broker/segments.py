@@ -30,6 +30,7 @@ Key = tuple[int, int]
 
 _READ_ONLY = 0o400
 _SPARE_OPENINGS = 16
+_CLEARED_AT_ONCE = 1 << 20  # bytes of clear map
 
 
 def raise_descriptor_limit() -> None:
@@ -83,6 +84,17 @@ class Sideband:
         with _closed_on_error(self.clear), _closed_on_error(self.tags):
             self.read_only_tags = reopen(self.tags, os.O_RDONLY)
             os.fchmod(self.tags, _READ_ONLY)
+
+    def clear_tags(self, size: int) -> None:
+        """Take the tags of the first `size` bytes away, before they change.
+
+        It is done as a process does it that may not write tag lines (native/sideband.h): all bits of the clear map, a
+        barrier, and after that the bytes.
+        """
+        end = -(-size // 128)  # a bit a granule
+        for offset in range(0, end, _CLEARED_AT_ONCE):
+            os.pwrite(self.clear, b"\xff" * min(_CLEARED_AT_ONCE, end - offset), offset)
+        lib.capshm_barrier_everywhere()
 
     def close(self) -> None:
         """Drop it; processes that have it mapped keep their view."""
@@ -173,6 +185,13 @@ class Segments:
         if number not in self._sidebands:
             self._sidebands[number] = Sideband(number)
         return self._sidebands[number]
+
+    def truncate(self, number: int) -> None:
+        """Make an object with a name empty: its tags first, then its bytes."""
+        kept = self._kept[number]
+        if number in self._sidebands:
+            self._sidebands[number].clear_tags(kept.size())
+        kept.truncate(0)
 
     def kept(self, number: int) -> Kept | None:
         """What opens an object that has a name."""
