@@ -151,7 +151,7 @@ class Connection:
         try:
             sock.sendmsg([text], ancillary, socket.MSG_NOSIGNAL)
             while True:
-                answer = _receive(sock)
+                answer = receive(sock)
                 if answer.number("n") == number:
                     break
                 # To a request that an exception of a signal handler cut short. What it mapped is nowhere.
@@ -174,7 +174,8 @@ class Connection:
         return answer
 
 
-def _receive(sock: socket.socket) -> Answer:
+def receive(sock: socket.socket) -> Answer:
+    """Wait for the next answer. EOFError: the broker has closed the connection; OSError: no descriptor was free."""
     text, ancillary, flags, _ = sock.recvmsg(
         _PACKET_LIMIT, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
     )

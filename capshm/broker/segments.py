@@ -16,6 +16,7 @@ An object is known by device and inode, which are not used again while it is ali
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
 from collections.abc import Iterator
@@ -102,13 +103,27 @@ class Sideband:
             os.close(fd)
 
 
+@functools.cache
+def _may_reopen_anything() -> bool:
+    """Whether the mode binds this process at all."""
+    fd = os.memfd_create("capshm-probe", os.MFD_CLOEXEC)
+    try:
+        os.fchmod(fd, _READ_ONLY)
+        os.close(reopen(fd, os.O_RDWR))
+    except PermissionError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 class Kept:
     """The broker's own descriptors of an object that has a name or a System V identifier: more can be given out."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         # With its own offset each, as every open has; made now, because later only root may (the mode, see above).
-        self._spares = [reopen(fd, os.O_RDWR) for _ in range(0 if os.getuid() == 0 else _SPARE_OPENINGS)]
+        self._spares = [reopen(fd, os.O_RDWR) for _ in range(0 if _may_reopen_anything() else _SPARE_OPENINGS)]
 
     def open(self, *, is_writable: bool) -> int:
         """A descriptor to give away. When a machine that is not root's has used up an object's openings, later
@@ -209,7 +224,9 @@ class Segments:
         for watch in self.watches.ended():
             number = self._watched.pop(watch)
             del self._watch_of[number]
-            del self._numbers[self._keys.pop(number)]
+            key = self._keys.pop(number)
+            if self._numbers.get(key) == number:  # unless a new file has got its inode number in the meantime
+                del self._numbers[key]
             self.release(number)
             sideband = self._sidebands.pop(number, None)
             if sideband is not None:

@@ -133,6 +133,8 @@ class Server:
                 f"a request is at most {messages.PACKET_LIMIT} bytes and {messages.DESCRIPTORS_LIMIT} descriptor",
             )
             return
+        # First, since what has ended may have left its inode number to the very file that the request is about.
+        self._objects_ended()
         try:
             reply = self._answer(connection, request, packet)
         except CapshmError as error:

@@ -63,8 +63,8 @@ class Service:
         except Refusal as refusal:
             self._state.record(member, request, is_allowed=False, rule=refusal.rule, message=refusal.message)
             return _refused(refusal.rule, refusal.errno, refusal.message)
-        except openings.HostRefusal as refusal:
-            return _refused("host", refusal.errno or errno.EIO, str(refusal.strerror))
+        except OSError as error:
+            return _refused("host", error.errno or errno.EIO, f"this machine's kernel cannot: {error.strerror}")
 
     # Members
 

@@ -10,7 +10,7 @@ from typing import Final, SupportsIndex
 
 from capshm import client, errors
 from capshm.cheribsd.memory import flag_bits
-from capshm.connection import Answer, Argument
+from capshm.connection import Answer
 from capshm.model.constants import MFD_CLOEXEC, O_SHARECAP
 
 
@@ -66,20 +66,12 @@ def memfd_create(name: str, flags: SupportsIndex = 0) -> int:
 
     ENOSYS for MFD_HUGETLB (D9). name: what /proc shows.
     """
-    if "\0" in name:
-        raise ValueError("a name has no null characters")
     bits = flag_bits("flags", flags)
-    if len(name.encode()) > 200:
-        raise errors.Refused(
-            f"memfd_create: a name has at most 200 bytes, not {len(name.encode())}",
-            errno=errno.EINVAL,
-            rule="cheribsd:MAN",
-        )
     answer = _ask_for_descriptor("memfd_create", name=name, flags=bits)
     return _descriptor(answer, is_kept_by_exec=not bits & MFD_CLOEXEC)
 
 
-def _ask_for_descriptor(do: str, **arguments: Argument) -> Answer:
+def _ask_for_descriptor(do: str, **arguments: str | int | bool | None) -> Answer:
     """Ask for what is answered with a descriptor, if there is room for one: afterwards the object would be there."""
     mine = client.current()
     with mine.lock:
@@ -91,7 +83,7 @@ def _ask_for_descriptor(do: str, **arguments: Argument) -> Answer:
                 errno=error.errno or errno.EMFILE,
                 rule="cheribsd:1.D/7",
             ) from None
-        return mine.ask(do, **arguments)
+        return mine.ask(do, descriptors=(), **arguments)
 
 
 def _descriptor(answer: Answer, *, is_kept_by_exec: bool) -> int:

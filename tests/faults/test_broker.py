@@ -8,15 +8,17 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
 import capshm
 from capshm import cheribsd as bsd
 from capshm import client
+from capshm.connection import receive
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, ask_child
 
@@ -324,3 +326,58 @@ def test_nothing_is_left() -> None:
     assert set(_names("/dev/shm")) == before
     assert not [pid for pid in [broker, *children] if Path(f"/proc/{pid}").exists()]
     assert len(_names("/proc/self/fd")) == own + 1  # the program's own descriptor of /name
+
+
+@pytest.mark.slow
+@isolated()
+def test_random_requests() -> None:
+    """Well-formed requests with any values are answered, each once; the broker goes on and its model stays sane."""
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    random = Random(seed)
+    words = [0, 1, 16, 4095, 4096, 8192, 1 << 20, 0x5500_0000_0000, (1 << 63) - 1, (1 << 64) - 1]
+    numbers = [-(1 << 31), -1, 0, 1, 2, 3, 4, 8, 0x10, 0x1000, 0x1002, 0x1001, 0x1012, 0xB0003, 0xFFFF_FFFF]
+    paths = [None, "", "/", "/a", "/b", "a", "/" + "x" * 2000, "/\0", "/é"]
+
+    def address() -> object:
+        permissions = random.choice([0, 0x3FFFF, 1 << 16, 0x1003F])
+        start = random.choice(words)
+        pointer = [start, random.choice([0, start]), random.choice([1 << 64, start]), permissions, True, False]
+        return random.choice([None, start, pointer, [*pointer[:4], random.random() < 0.5, random.random() < 0.5]])
+
+    fields: dict[str, dict[str, Callable[[], object]]] = {
+        "map": {"address": address, "length": lambda: random.choice(words), "offset": lambda: random.choice(numbers)},
+        "unmap": {"address": address, "length": lambda: random.choice(words)},
+        "undo": {"start": lambda: random.choice(words), "end": lambda: random.choice(words)},
+        "protect": {"address": address, "length": lambda: random.choice(words), "prot": lambda: random.choice(numbers)},
+        "inherit": {
+            "address": address,
+            "length": lambda: random.choice(words),
+            "inherit": lambda: random.choice(numbers),
+        },
+        "shm_open": {"path": lambda: random.choice(paths), "flags": lambda: random.choice([*numbers, 0o102, 0o1102])},
+        "memfd_create": {"name": lambda: random.choice(paths[1:]), "flags": lambda: random.choice(numbers)},
+        "shm_unlink": {"path": lambda: random.choice(paths[1:])},
+        "shm_rename": {"old": lambda: random.choice(paths[1:]), "new": lambda: random.choice(paths[1:])},
+        "shmget": {"size": lambda: random.choice(words), "flags": lambda: random.choice([*numbers, 0o1600])},
+        "shmat": {"id": lambda: random.choice(numbers), "address": address, "flags": lambda: random.choice(numbers)},
+        "shmdt": {"address": address},
+        "shmctl": {"id": lambda: random.choice(numbers), "command": lambda: random.choice(numbers)},
+        "knob": {"process": lambda: random.choice([None, 0, 1, 2]), "program": lambda: random.choice([None, -1, 0, 1])},
+    }
+    with capshm.Machine() as machine:
+        for number in range(100, 1600):
+            do = random.choice(list(fields))
+            request = {"do": do, "n": number, **{name: make() for name, make in fields[do].items()}}
+            if do == "map":
+                request |= {"prot": random.choice(numbers), "flags": random.choice(numbers)}
+            if do == "shmget":
+                request |= {"key": random.choice(numbers)}
+            _send(_mine(), json.dumps(request).encode())
+            answer = receive(_mine())
+            answer.close()
+            assert answer.body["n"] == number, request
+            assert "could not" not in str(answer.body.get("error")), (request, answer.body)
+        bsd.procctl(bsd.PROC_SHARECAP_CTL, bsd.PROC_SHARECAP_ENABLE)
+        assert machine.run(lambda: bsd.malloc(16).tag)
+        assert machine.processes()
