@@ -1,0 +1,253 @@
+"""An address space: reservations, and the entries in them.
+
+A reservation is what a capability of mmap covers, padded so that its bounds can be represented (C1). It lasts until
+all of it is unmapped (C11). The entries lie inside; where there is none, be it a hole or the padding, an access
+faults (C2).
+
+Nothing here decides: who changes an address space has checked everything before, and no change can fail.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from sortedcontainers import SortedDict
+
+from capshm import encoding
+from capshm.model.constants import (
+    ARENA_SIZE,
+    ARENA_START,
+    INHERIT_COPY,
+    INHERIT_NONE,
+    INHERIT_SHARE,
+    INHERIT_ZERO,
+    PAGE,
+)
+from capshm.model.pointer import round_up
+from capshm.model.rights import Rights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from capshm.model.objects import MemoryObject
+
+
+class Entry(NamedTuple):
+    """Pages in a row that are alike.
+
+    object: None for private memory that no descriptor stands for; then offset is 0. is_shared: stores reach the object;
+    otherwise they stay in this address space. reservation: where it starts. is_guard: made by MAP_GUARD, and nothing
+    but another mapping changes that.
+    """
+
+    start: int
+    end: int
+    current: Rights
+    maximum: Rights
+    inherit: int
+    object: MemoryObject | None
+    offset: int
+    is_shared: bool
+    reservation: int
+    is_guard: bool = False
+
+    @property
+    def length(self) -> int:
+        """In bytes."""
+        return self.end - self.start
+
+    @property
+    def can_hold_capabilities(self) -> bool:
+        """Whether it has capability permission, or may get it."""
+        return bool(self.maximum & Rights.CAP)
+
+    def part(self, start: int, end: int) -> Entry:
+        """What of it lies in a range."""
+        start, end = max(start, self.start), min(end, self.end)
+        offset = self.offset + start - self.start if self.object is not None else 0
+        return self._replace(start=start, end=end, offset=offset)
+
+    def joins(self, after: Entry) -> bool:
+        """Whether it and the entry behind it are one."""
+        return self.end == after.start and self == after._replace(
+            start=self.start, end=self.end, offset=after.offset - self.length if after.object is not None else 0
+        )
+
+
+class Reservation(NamedTuple):
+    """A padded range, and the length in whole pages that was asked for."""
+
+    start: int
+    end: int
+    length: int
+
+
+_Item = TypeVar("_Item", Entry, Reservation)
+
+
+class AddressSpace:
+    """The address space of one process. serial: its identity, never given twice; owners of objects are named by it."""
+
+    def __init__(self, serial: int, arena_start: int = ARENA_START, arena_end: int = ARENA_START + ARENA_SIZE) -> None:
+        self.serial = serial
+        self.arena_start = arena_start
+        self.arena_end = arena_end
+        self.entries: SortedDict[int, Entry] = SortedDict()
+        self.reservations: SortedDict[int, Reservation] = SortedDict()
+        self._next = arena_start
+
+    # Looking
+
+    def overlapping(self, start: int, end: int) -> list[Entry]:
+        """The entries that have a part in a range, whole."""
+        return list(_overlapping(self.entries, start, end))
+
+    def within(self, start: int, end: int) -> list[Entry]:
+        """The parts of entries that lie in a range."""
+        return [entry.part(start, end) for entry in _overlapping(self.entries, start, end)]
+
+    def reservations_overlapping(self, start: int, end: int) -> list[Reservation]:
+        """The reservations that have a part in a range."""
+        return list(_overlapping(self.reservations, start, end))
+
+    def reservation_around(self, start: int, end: int) -> Reservation | None:
+        """The one reservation that a whole range lies in."""
+        index = self.reservations.bisect_right(start) - 1
+        if index < 0:
+            return None
+        reservation = self.reservations.peekitem(index)[1]
+        return reservation if end <= reservation.end else None
+
+    def find_free(self, length: int, alignment: int, hint: int | None = None) -> int | None:
+        """A free place for a reservation: at the hint if that is free, else the next one behind the last, else None.
+
+        A page is left free between a reservation and its neighbours, so that an overrun faults.
+        """
+        if hint is not None:
+            hint = round_up(hint, alignment)
+            is_inside = self.arena_start <= hint and hint + length <= self.arena_end
+            if is_inside and not self.reservations_overlapping(hint, hint + length):
+                return hint
+        place = self._first_fit(self._next, length, alignment)
+        return place if place is not None else self._first_fit(self.arena_start, length, alignment)
+
+    def _first_fit(self, lowest: int, length: int, alignment: int) -> int | None:
+        index = self.reservations.bisect_right(lowest) - 1
+        if index >= 0:
+            lowest = max(lowest, self.reservations.peekitem(index)[1].end + PAGE)
+        candidate = round_up(lowest, alignment)
+        for start in self.reservations.islice(index + 1):
+            if candidate + length + PAGE <= start:
+                break
+            candidate = round_up(max(candidate, self.reservations[start].end + PAGE), alignment)
+        return candidate if candidate + length <= self.arena_end else None
+
+    # Changing
+
+    def reserve(self, reservation: Reservation) -> None:
+        """Take a place; an entry follows."""
+        self.reservations[reservation.start] = reservation
+        self._next = reservation.end + PAGE
+
+    def replace(self, entry: Entry) -> list[Entry]:
+        """Put an entry where there may be others, in its reservation. Returned: the parts that it took the place of."""
+        taken = self._cut(entry.start, entry.end)
+        self._insert(entry)
+        return taken
+
+    def remove(self, start: int, end: int) -> list[Entry]:
+        """Unmap a range; a reservation goes when nothing is left in it. Returned: the parts that are gone."""
+        taken = self._cut(start, end)
+        for reservation in {entry.reservation for entry in taken}:
+            if not self.overlapping(reservation, self.reservations[reservation].end):
+                del self.reservations[reservation]
+        return taken
+
+    def copy(self, serial: int) -> AddressSpace:
+        """The same under another identity."""
+        copy = AddressSpace(serial, self.arena_start, self.arena_end)
+        copy.entries = self.entries.copy()
+        copy.reservations = self.reservations.copy()
+        copy._next = self._next
+        return copy
+
+    def _cut(self, start: int, end: int) -> list[Entry]:
+        taken = []
+        for entry in self.overlapping(start, end):
+            del self.entries[entry.start]
+            taken.append(entry.part(start, end))
+            for rest in (entry.part(entry.start, start), entry.part(end, entry.end)):
+                if rest.length > 0:
+                    self.entries[rest.start] = rest
+        return taken
+
+    def _insert(self, entry: Entry) -> None:
+        index = self.entries.bisect_left(entry.start)
+        if index < len(self.entries):
+            after = self.entries.peekitem(index)[1]
+            if entry.joins(after):
+                del self.entries[after.start]
+                entry = entry._replace(end=after.end)
+        if index > 0:
+            before = self.entries.peekitem(index - 1)[1]
+            if before.joins(entry):
+                entry = before._replace(end=entry.end)
+        self.entries[entry.start] = entry
+
+    # What is always so
+
+    def check(self) -> None:
+        """Raise AssertionError if this is no address space."""
+        end = self.arena_start
+        for start, reservation in self.reservations.items():
+            assert start == reservation.start >= end, "reservations lie in the arena, in order, and do not overlap"
+            assert reservation.length > 0 == reservation.length % PAGE, "whole pages were asked for"
+            assert (reservation.end - start) == encoding.representable_length(reservation.length), "as much is padded"
+            assert start & ~encoding.representable_mask(reservation.length) == 0 == start % PAGE, "it is aligned"
+            assert self.overlapping(start, reservation.end), "a reservation without entries is gone"
+            end = reservation.end
+        assert end <= self.arena_end, "nothing lies behind the arena"
+        end = self.arena_start
+        for start, entry in self.entries.items():
+            assert start == entry.start >= end, "entries lie in order and do not overlap"
+            assert entry.length > 0 == entry.length % PAGE == start % PAGE, "an entry is of whole pages"
+            check_entry(entry)
+            reservation = self.reservations[entry.reservation]
+            assert reservation.start <= start < entry.end <= reservation.end, "an entry lies in its reservation"
+            end = entry.end
+
+
+def check_entry(entry: Entry) -> None:
+    """What is so for each entry, wherever it lies."""
+    assert entry.current in entry.maximum, "what is allowed now is at most the maximum"
+    assert entry.current == entry.current.settled(), "capability permission goes with READ and WRITE"
+    assert entry.maximum == entry.maximum.settled(), "in the maximum, too"
+    assert not entry.is_guard or not (entry.maximum or entry.object), "a guard allows nothing and is nothing's"
+    assert not entry.is_shared or entry.object is not None, "what is shared is an object"
+    assert entry.object is not None or entry.offset == 0, "an offset is an object's"
+    assert entry.inherit in (INHERIT_SHARE, INHERIT_COPY, INHERIT_NONE, INHERIT_ZERO), "one inheritance (G5)"
+    if entry.inherit == INHERIT_SHARE:
+        assert entry.is_shared or entry.is_guard, "what is shared with children is shared memory"
+    if entry.object is not None and entry.is_shared and not entry.object.can_hold_capabilities:
+        assert not entry.can_hold_capabilities, "A15"
+
+
+def _overlapping(items: SortedDict[int, _Item], start: int, end: int) -> Iterator[_Item]:
+    index = max(items.bisect_right(start) - 1, 0)
+    for key in items.islice(index):
+        item = items[key]
+        if item.start >= end:
+            return
+        if item.end > start < end:
+            yield item
+
+
+def ranges(entries: Iterable[Entry]) -> list[tuple[int, int]]:
+    """Where entries lie, joined where they touch."""
+    joined: list[tuple[int, int]] = []
+    for entry in entries:
+        if joined and joined[-1][1] == entry.start:
+            joined[-1] = (joined[-1][0], entry.end)
+        else:
+            joined.append((entry.start, entry.end))
+    return joined
