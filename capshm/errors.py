@@ -8,7 +8,10 @@ All of them pickle; a capability that travels in one arrives untagged, as every 
 
 from __future__ import annotations
 
+from errno import errorcode
 from typing import TYPE_CHECKING
+
+from capshm.model.constants import EPROT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 class CapshmError(Exception):
     """Base of all errors of capshm."""
 
-    def __reduce__(self) -> tuple[object, ...]:
+    def __reduce__(self) -> str | tuple[object, ...]:
         return _rebuild, (type(self), self.args, self.__dict__.copy())
 
 
@@ -29,6 +32,36 @@ def _rebuild(kind: type[CapshmError], args: tuple[object, ...], fields: dict[str
     error.args = args
     error.__dict__.update(fields)
     return error
+
+
+class Refused(CapshmError, OSError):
+    """A call was refused by a rule; nothing was changed.
+
+    errno: what CheriBSD would have set. rule: the rule's full name ("cheribsd:E2"; "host" where this machine's kernel
+    refused), the word that `capshm explain`, the audit and the specification have for it. The message says what was
+    asked, what is allowed, and what would be needed.
+    """
+
+    def __init__(self, message: str, *, errno: int, rule: str) -> None:
+        super().__init__(errno, message)
+        self.rule = rule
+
+    def __str__(self) -> str:
+        return f"{self.strerror} ({_errno_name(self.errno)}, {self.rule})"
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        fields = self.__dict__.copy()
+        return _rebuild_refused, (type(self), self.strerror, self.errno, fields.pop("rule"), fields)
+
+
+def _rebuild_refused(kind: type[Refused], message: str, errno: int, rule: str, fields: dict[str, object]) -> Refused:
+    error = kind(message, errno=errno, rule=rule)
+    error.__dict__.update(fields)
+    return error
+
+
+def _errno_name(number: int | None) -> str:
+    return "EPROT" if number == EPROT else errorcode.get(number or 0, str(number))
 
 
 class Fault(CapshmError):
@@ -107,3 +140,25 @@ class RevocationIncomplete(CapshmError):
     def __init__(self, message: str, *, processes: Sequence[tuple[int, str]]) -> None:
         super().__init__(message)
         self.processes = list(processes)
+
+
+class BrokerGone(CapshmError):
+    """The broker of this process's machine has ended, or has closed the connection: no call that needs it can be made.
+
+    Nothing gains rights by that; memory that is mapped stays usable as it was.
+    """
+
+
+class LayoutMismatch(CapshmError):
+    """This process and its machine were built from different sources: they would not agree about shared memory."""
+
+
+class LeakFound(CapshmError):
+    """What a program left behind in a machine that was made with leaks="raise".
+
+    leaks: a line for each thing that is left.
+    """
+
+    def __init__(self, message: str, *, leaks: Sequence[str]) -> None:
+        super().__init__(message)
+        self.leaks = list(leaks)

@@ -3,11 +3,23 @@
 The core keeps its state in private memory that a fork copies, and in memory that the kernel wipes in the child; the
 hooks below give the child a slot of its own. A child that came without them (a raw clone in C) is refused everywhere
 with `NotAttached`. The reasons are in native/process.h.
+
+A process is attached to a machine (capshm.client), or, for `testing.Segment` and capabilities without memory, to a gate
+of its own. This is the one place where the order of a fork stands:
+
+    before     the member of a machine asks the broker, which plans the child; then the core keeps the other threads out
+               and the passes waiting
+    parent     the core lets everybody go on; the member drops what was for the child
+    child      the core makes new locks and a slot; the member takes up its own connection and changes what the child
+               does not inherit as it is
+
+Where the first step fails the core's steps are left out, so that the child is unattached and every call tells it so.
 """
 
 from __future__ import annotations
 
 import os
+from typing import Protocol
 
 from capshm._native import ffi, lib
 from capshm.errors import CapshmError, NotAttached
@@ -16,7 +28,25 @@ ARENA_BASE = 0x5500_0000_0000
 """First address of the arena, the same in every process, so that a capability's address is the real virtual address."""
 
 ARENA_SIZE = 64 << 30
-"""Bytes of the arena."""
+"""Bytes of the arena of a process that is in no machine."""
+
+
+class Member(Protocol):
+    """A machine's member, as a fork sees it."""
+
+    def before_fork(self) -> bool:
+        """False: the child can have no part in the machine. Never raises."""
+
+    def after_fork_in_parent(self) -> None:
+        """Also after a fork that failed."""
+
+    def after_fork_in_child(self, *, is_attached: bool) -> None:
+        """is_attached: the core has a slot for the child."""
+
+
+_member: Member | None = None
+_segments = 0
+_is_prepared = False  # between the hooks of a fork; the member's lock keeps forks of other threads out
 
 
 def ensure_attached() -> None:
@@ -24,9 +54,46 @@ def ensure_attached() -> None:
 
     CapshmError if the kernel refuses: the message names what to change. Nothing is kept then.
     """
+    if not lib.capshm_is_attached():
+        _attach(ARENA_SIZE, -1)
+
+
+def ensure_alone() -> None:
+    """The same for memory that no broker knows of; CapshmError in a process of a machine."""
+    if _member is not None:
+        raise CapshmError(f"process {os.getpid()} is in a machine, whose broker places all memory: no Segment here")
+    ensure_attached()
+
+
+def count_segment(difference: int) -> None:
+    """Note that a segment without broker came or went."""
+    global _segments
+    _segments += difference
+
+
+def join(member: Member, arena_size: int, gate: int) -> None:
+    """Attach this process to the gate of a machine. CapshmError: it has segments without broker, or no room."""
+    global _member
     if lib.capshm_is_attached():
-        return
-    status = lib.capshm_attach(ARENA_BASE, ARENA_SIZE, -1)
+        if _member is not None or _segments:
+            raise CapshmError(
+                f"process {os.getpid()} has memory that no broker knows of; close every testing.Segment first"
+            )
+        leave()
+    _attach(arena_size, gate)
+    _member = member
+
+
+def leave() -> None:
+    """Give up all mappings, slots, and the tags of all registers; the process may attach again."""
+    global _member
+    _member = None
+    if lib.capshm_is_attached():
+        lib.capshm_detach()
+
+
+def _attach(arena_size: int, gate: int) -> None:
+    status = lib.capshm_attach(ARENA_BASE, arena_size, gate)
     if status == lib.STATUS_NOT_ATTACHED:
         raise NotAttached(f"process {os.getpid()} was forked by code that ran no hooks: it is not attached")
     if status == lib.STATUS_UNSUPPORTED:
@@ -36,22 +103,44 @@ def ensure_attached() -> None:
         )
     if status:
         raise CapshmError(
-            f"process {os.getpid()} cannot reserve its arena of {ARENA_SIZE >> 30} GiB at {ARENA_BASE:#x}: "
-            f"{os.strerror(ffi.errno)}; "
+            f"process {os.getpid()} cannot reserve its arena (arena_size) of {arena_size >> 20} MiB at "
+            f"{ARENA_BASE:#x}: {os.strerror(ffi.errno)}; "
             "an address-space limit (ulimit -v) below that is the usual reason"
         )
 
 
-def _attach_child() -> None:
-    status = lib.capshm_fork_in_child()
-    if status:
+def _before_fork() -> None:
+    global _is_prepared
+    if _member is None or _member.before_fork():
+        lib.capshm_fork_before()
+        _is_prepared = True
+
+
+def _after_fork_in_parent() -> None:
+    global _is_prepared
+    if _is_prepared:
+        _is_prepared = False
+        lib.capshm_fork_in_parent()
+    if _member is not None:
+        _member.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    global _is_prepared
+    status = lib.STATUS_NOT_ATTACHED
+    if _is_prepared:
+        _is_prepared = False
+        status = lib.capshm_fork_in_child()
+    if _member is not None:
+        _member.after_fork_in_child(is_attached=not status)
+    elif status:
         raise CapshmError(f"process {os.getpid()}, forked by {os.getppid()}, found no free slot: it is not attached")
 
 
 # At import, so that no fork falls between attaching and registering, and so that `before` hooks of modules that were
 # imported later, which may wait for locks, run before this one keeps the other threads out.
 os.register_at_fork(
-    before=lib.capshm_fork_before,
-    after_in_parent=lib.capshm_fork_in_parent,
-    after_in_child=_attach_child,
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
 )

@@ -84,6 +84,7 @@ def _take_place(mapping: CData, alignment: int) -> None:
         if place + length <= process.ARENA_BASE + process.ARENA_SIZE:
             mapping.address = place  # first: what undoes it looks here
             bisect.insort(_taken, (place, place + length))
+            process.count_segment(1)
             _next = place + length
             return
     raise MemoryError(f"the arena of {process.ARENA_SIZE >> 30} GiB has no room for {length} bytes")
@@ -139,7 +140,7 @@ class Segment:
         self.length = _round_up(encoding.representable_length(_round_up(size, PAGE)), PAGE)
         self._clear_length = _round_up(self.length // 128, PAGE)
         self._lines_length = _round_up(self.length // 64, PAGE)
-        process.ensure_attached()
+        process.ensure_alone()
         with _lock, contextlib.ExitStack() as undo:
             undo.callback(self.close)
             self._set_isa(isa)
@@ -229,6 +230,7 @@ class Segment:
             place = mapping.address, mapping.address + self.length + PAGE
             if place in _taken:  # unless the taking was interrupted
                 _taken.remove(place)
+                process.count_segment(-1)
         if mapping.clear:
             lib.capshm_unmap_memory(mapping.clear, self._clear_length)
         if mapping.lines:

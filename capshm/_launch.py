@@ -1,0 +1,118 @@
+"""Starting a machine's broker, and ending what is left when the broker cannot do it any more."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capshm.errors import CapshmError
+
+if TYPE_CHECKING:
+    import subprocess
+
+_END_BOUND = 20.0  # seconds; the broker itself gives killed processes ten
+
+
+def start_broker(settings: dict[str, str | int | float | bool | None], audit: str | None) -> subprocess.Popen[bytes]:
+    """A broker that listens. CapshmError: it could not; nothing is left of it."""
+    import subprocess  # only here: attaching must stay cheap
+
+    read, write = os.pipe()
+    creator = os.pidfd_open(os.getpid())
+    try:
+        start = {
+            "creator": os.getpid(),
+            "creator_pidfd": creator,
+            "ready": write,
+            "audit": audit,
+            "settings": settings,
+        }
+        # -P: a module of the program's directory must not take the place of one that the broker imports.
+        broker = subprocess.Popen(
+            [sys.executable, "-P", "-m", "capshm.broker", json.dumps(start)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[creator, write],
+        )
+    except BaseException:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
+        os.close(creator)
+    try:
+        with os.fdopen(read, "rb") as ready:
+            text = ready.read()
+    except BaseException:
+        broker.kill()
+        broker.wait()
+        raise
+    answer = json.loads(text) if text else {"error": "it has ended at once; its own message stands above"}
+    if answer:
+        broker.wait()
+        raise CapshmError(f"no broker for machine {settings['name']!r}: {answer['error']}")
+    return broker
+
+
+def await_end(broker: subprocess.Popen[bytes]) -> bool:
+    """Whether the broker has ended by itself in good time; if not, it is killed."""
+    import subprocess
+
+    try:
+        is_good = broker.wait(_END_BOUND) == 0
+    except subprocess.TimeoutExpired:
+        is_good = False
+    if not is_good:
+        broker.kill()
+        broker.wait()
+    return is_good
+
+
+def end_survivors(machine: str) -> list[int]:
+    """Kill every other process of a machine whose broker is gone: all that have its gate mapped. Returns their pids.
+
+    What forks meanwhile is found in the next round. OSError does not come: a process that ends meanwhile is no news.
+    """
+    mark = f"/memfd:capshm-gate/{machine} ".encode()
+    ended: list[int] = []
+    while True:
+        found = [pid for pid in _processes() if pid != os.getpid() and _has_mapped(pid, mark)]
+        if not found:
+            return ended
+        ended += [pid for pid in found if _end(pid, mark)]
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdigit()]
+
+
+def _has_mapped(pid: int, mark: bytes) -> bool:
+    try:
+        return mark in Path(f"/proc/{pid}/maps").read_bytes()
+    except OSError:  # it has ended, or is another user's
+        return False
+
+
+def _end(pid: int, mark: bytes) -> bool:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not _has_mapped(pid, mark):  # the number may have been used again before the pidfd was made
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        deadline = time.monotonic() + _END_BOUND
+        watch = select.poll()
+        watch.register(pidfd, select.POLLIN)
+        return bool(watch.poll(max(0.0, deadline - time.monotonic()) * 1000))
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)

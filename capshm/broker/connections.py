@@ -1,0 +1,164 @@
+"""Packets, and who sent them: the kernel's word for it, since a packet itself proves nothing.
+
+A process connects to an abstract address and is known by SO_PEERCRED; a child comes over one end of a socket pair that
+its parent hands in before the fork, and is known by its first packet. Every packet carries the kernel's SCM_CREDENTIALS
+as well, so a connection that was inherited or passed on is of no use to anybody else.
+
+Nothing here waits. A client that does not read its answers is cut off; descriptors that come in surplus are closed.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from capshm.broker.messages import DESCRIPTORS_LIMIT, PACKET_LIMIT
+from capshm.errors import CapshmError
+
+_CREDENTIALS = struct.Struct("=3i")
+_SO_PEERPIDFD = 77  # Linux 6.5; socket has no name for it before Python 3.14
+_ACCEPTED_DESCRIPTORS = DESCRIPTORS_LIMIT + 3  # more than the limit, so that a surplus is seen and not only cut off
+_ANCILLARY = socket.CMSG_SPACE(_ACCEPTED_DESCRIPTORS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
+
+
+class Ended(Exception):
+    """The other side has closed the connection."""
+
+
+class Packet(NamedTuple):
+    """What came. pid, uid: of the sender. is_whole: neither data nor descriptors were cut off."""
+
+    data: bytes
+    descriptors: list[int]
+    pid: int
+    uid: int
+    is_whole: bool
+
+    def close(self) -> None:
+        """Close the descriptors that nobody has taken out of the list."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+
+class Connection:
+    """One connection. pid: whom it belongs to; None until the first packet of a forked child."""
+
+    def __init__(self, sock: socket.socket, pid: int | None) -> None:
+        self._socket = sock
+        self.pid = pid
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    def fileno(self) -> int:
+        """For the loop; -1 once it is closed."""
+        return self._socket.fileno()
+
+    def receive(self) -> Packet | None:
+        """The next packet; None: there is none yet. Ended."""
+        try:
+            data, ancillary, flags, _ = self._socket.recvmsg(PACKET_LIMIT, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise Ended from error
+        descriptors: list[int] = []
+        pid = uid = -1
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
+                descriptors.extend(numbers)
+            elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                pid, uid, _ = _CREDENTIALS.unpack(content)
+        if not data and pid < 0:
+            raise Ended  # an empty packet would have credentials
+        is_whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and len(descriptors) <= DESCRIPTORS_LIMIT
+        return Packet(data, descriptors, pid, uid, is_whole)
+
+    def send(self, answer: bytes, descriptors: Sequence[int] = ()) -> bool:
+        """Send one packet, if there is room for it at once. False: there is none, or nobody to read it."""
+        ancillary = []
+        if descriptors:
+            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors)))
+        try:
+            self._socket.sendmsg([answer], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+
+def pid_of(sock: socket.socket) -> int | None:
+    """The process at the other end when the connection was made; None if another user's."""
+    pid, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid if uid == os.getuid() else None
+
+
+def open_pidfd(pid: int, sock: Connection | None = None) -> int:
+    """A pidfd of the process that made the connection, or by number. ProcessLookupError: it has ended.
+
+    By number another process might be meant, if the first had ended since its packet and the number was used again:
+    a child that has just been forked, or a kernel older than 6.5.
+    """
+    if sock is not None:
+        with contextlib.suppress(OSError):
+            fd: int = sock._socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+            os.set_inheritable(fd, False)
+            return fd
+    return os.pidfd_open(pid)
+
+
+def address_of(name: str) -> bytes:
+    """The abstract address of a machine; it leaves nothing behind in any file system."""
+    return f"\0capshm/{os.getuid()}/{name}".encode()
+
+
+def listen(name: str) -> socket.socket:
+    """Begin to listen. CapshmError: the name is in use."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # inherited by what is accepted
+        sock.bind(address_of(name))
+        sock.listen(1024)
+    except OSError as error:
+        sock.close()
+        raise CapshmError(f"a machine cannot be named {name!r}: {error.strerror}; another may have that name") from None
+    return sock
+
+
+def accept(listener: socket.socket) -> Connection | None:
+    """The next connection; None if there is none, or if it is another user's and was closed.
+
+    OSError: no descriptor is left.
+    """
+    try:
+        sock, _ = listener.accept()
+    except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+        return None
+    pid = pid_of(sock)
+    if pid is None:
+        sock.close()
+        return None
+    return Connection(sock, pid)
+
+
+def adopt(fd: int) -> Connection:
+    """A child's connection from the descriptor that its parent sent; fd is used up. ValueError: it is none."""
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise ValueError("the descriptor is no socket") from None
+    kind = sock.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    if sock.family != socket.AF_UNIX or kind != socket.SOCK_SEQPACKET or pid_of(sock) is None:
+        sock.close()
+        raise ValueError("the descriptor is no end of a pair of SOCK_SEQPACKET sockets of this user")
+    return Connection(sock, None)

@@ -1,0 +1,58 @@
+"""Waits for whatever happens next and calls what belongs to it: one thread, one epoll.
+
+A handler that raises is a defect of the broker. It must not end the machine for everybody else, so its descriptor is
+handed to `on_defect` and the loop goes on.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+
+Handler = Callable[[], None]
+
+
+class Loop:
+    """on_defect: called with the descriptor and the exception of a handler that raised."""
+
+    def __init__(self, on_defect: Callable[[int, Exception], None]) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._on_defect = on_defect
+        self._is_running = False
+
+    def add(self, fd: int, handler: Handler) -> None:
+        """Call `handler` whenever `fd` is readable or has hung up."""
+        self._epoll.register(fd, select.EPOLLIN)
+        self._handlers[fd] = handler
+
+    def remove(self, fd: int) -> None:
+        """No more of it; before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def run(self, deadline: Callable[[], float | None]) -> None:
+        """Until `stop`, or until the time (of time.monotonic) that `deadline` returns has come."""
+        self._is_running = True
+        while self._is_running:
+            end = deadline()
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            for fd, _ in self._epoll.poll(left):
+                handler = self._handlers.get(fd)  # an earlier one of this round may have removed it
+                if handler is None:
+                    continue
+                try:
+                    handler()
+                except Exception as error:
+                    self._on_defect(fd, error)
+
+    def stop(self) -> None:
+        """Return from `run` after this round."""
+        self._is_running = False
+
+    def close(self) -> None:
+        """Drop everything."""
+        self._epoll.close()

@@ -1,0 +1,233 @@
+"""The memory behind objects: data segments, sidebands, and when they end.
+
+Only the broker creates them. POSIX and System V objects are `multiprocessing.shared_memory` segments, unlinked as soon
+as they exist: if the broker is killed before that, the standard library's tracker removes the name. Everything else is
+a memfd. An inode's mode is 0400, so that a process that has a read-only descriptor cannot reopen it for writing. That
+binds the broker as well unless it is root; it therefore makes the read-write descriptors of an object that can be
+opened again beforehand.
+
+A sideband is two sparse memfds: tags (tag lines, and twins behind them) and clear map, made when first needed. It goes
+when the kernel says that the object is gone, and no earlier: an object may be unmapped everywhere and yet lie in a
+socket's queue, with its tags. The broker itself holds no descriptor of an object without name, else it would never end.
+
+An object is known by device and inode, which are not used again while it is alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import resource
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+
+from capshm._native import lib
+from capshm.broker.inotify import Watches
+
+Key = tuple[int, int]
+"""st_dev, st_ino"""
+
+_READ_ONLY = 0o400
+_SPARE_OPENINGS = 16
+
+
+def raise_descriptor_limit() -> None:
+    """As many descriptors as this machine lets a process have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def reopen(fd: int, flags: int) -> int:
+    """A new description of the same file; PermissionError where the mode forbids it."""
+    return os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+
+
+def new_segment() -> int:
+    """A descriptor of a new POSIX shared memory segment of 0 bytes without a name."""
+    memory = SharedMemory(create=True, size=1)
+    try:
+        fd = os.open(f"/dev/shm/{memory.name.lstrip('/')}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    finally:
+        memory.unlink()
+        memory.close()
+    with _closed_on_error(fd):
+        os.ftruncate(fd, 0)
+    return fd
+
+
+def new_memfd(name: str, *, size: int = 0, allow_sealing: bool = False) -> int:
+    """A descriptor of a new memory file."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | (os.MFD_ALLOW_SEALING if allow_sealing else 0))
+    with _closed_on_error(fd):
+        os.ftruncate(fd, size)
+    return fd
+
+
+@contextlib.contextmanager
+def _closed_on_error(fd: int) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+class Sideband:
+    """Tags and clear map of one object; sparse, sized for the largest object there can be."""
+
+    def __init__(self, number: int) -> None:
+        self.tags = new_memfd(f"capshm-tags-{number}", size=lib.TWINS_OFFSET + lib.OBJECT_SIZE_MAX)
+        with _closed_on_error(self.tags):
+            self.clear = new_memfd(f"capshm-clear-{number}", size=lib.OBJECT_SIZE_MAX // 128)
+        with _closed_on_error(self.clear), _closed_on_error(self.tags):
+            self.read_only_tags = reopen(self.tags, os.O_RDONLY)
+            os.fchmod(self.tags, _READ_ONLY)
+
+    def close(self) -> None:
+        """Drop it; processes that have it mapped keep their view."""
+        for fd in (self.tags, self.clear, self.read_only_tags):
+            os.close(fd)
+
+
+@functools.cache
+def _may_reopen_anything() -> bool:
+    """Whether the mode binds this process at all."""
+    fd = os.memfd_create("capshm-probe", os.MFD_CLOEXEC)
+    try:
+        os.fchmod(fd, _READ_ONLY)
+        os.close(reopen(fd, os.O_RDWR))
+    except PermissionError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+class Kept:
+    """The broker's own descriptors of an object that has a name or a System V identifier: more can be given out."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        # With its own offset each, as every open has; made now, because later only root may (the mode, see above).
+        self._spares = [reopen(fd, os.O_RDWR) for _ in range(0 if _may_reopen_anything() else _SPARE_OPENINGS)]
+
+    def open(self, *, is_writable: bool) -> int:
+        """A descriptor to give away. When a machine that is not root's has used up an object's openings, later
+        read-write descriptors share one file offset.
+        """
+        if not is_writable:
+            return reopen(self._fd, os.O_RDONLY)
+        if self._spares:
+            return self._spares.pop()
+        try:
+            return reopen(self._fd, os.O_RDWR)
+        except PermissionError:
+            return os.dup(self._fd)
+
+    def truncate(self, size: int) -> None:
+        """Set the size of the data."""
+        os.ftruncate(self._fd, size)
+
+    def size(self) -> int:
+        """Bytes of the data."""
+        return os.fstat(self._fd).st_size
+
+    def close(self) -> None:
+        """Nobody can open it any more."""
+        for fd in (self._fd, *self._spares):
+            os.close(fd)
+
+
+class Segments:
+    """All memory of one machine; objects go by their numbers in the model."""
+
+    def __init__(self) -> None:
+        self.watches = Watches()
+        self._numbers: dict[Key, int] = {}
+        self._keys: dict[int, Key] = {}
+        self._watched: dict[int, int] = {}  # watch: number
+        self._watch_of: dict[int, int] = {}
+        self._sidebands: dict[int, Sideband] = {}
+        self._kept: dict[int, Kept] = {}
+
+    def adopt(self, number: int, fd: int, *, has_name: bool = False) -> None:
+        """Make the new file of `fd` known as object `number`, and watch for its end. fd stays the caller's."""
+        key = key_of(fd)
+        with contextlib.ExitStack() as undo:
+            if has_name:
+                kept = Kept(reopen(fd, os.O_RDWR))
+                undo.callback(kept.close)
+                self._kept[number] = kept
+                undo.callback(self._kept.pop, number)
+            os.fchmod(fd, _READ_ONLY)
+            self._watch(number, fd)
+            undo.pop_all()
+        self._numbers[key] = number
+        self._keys[number] = key
+
+    def note_file(self, number: int, fd: int) -> None:
+        """Make somebody else's file known as object `number`; nothing about it is changed."""
+        self._watch(number, fd)
+        key = key_of(fd)
+        self._numbers[key] = number
+        self._keys[number] = key
+
+    def _watch(self, number: int, fd: int) -> None:
+        watch = self.watches.add(fd)
+        self._watched[watch] = number
+        self._watch_of[number] = watch
+
+    def number_of(self, fd: int) -> int | None:
+        """The object that a descriptor is, if it is one of this machine's."""
+        return self._numbers.get(key_of(fd))
+
+    def sideband(self, number: int) -> Sideband:
+        """The object's sideband, made now if there is none yet."""
+        if number not in self._sidebands:
+            self._sidebands[number] = Sideband(number)
+        return self._sidebands[number]
+
+    def kept(self, number: int) -> Kept | None:
+        """What opens an object that has a name."""
+        return self._kept.get(number)
+
+    def release(self, number: int) -> None:
+        """The object has lost its name: from now on it lives as long as others hold it."""
+        kept = self._kept.pop(number, None)
+        if kept is not None:
+            kept.close()
+
+    def ended(self) -> list[int]:
+        """The numbers of the objects that have ended since the last call; their sidebands are dropped."""
+        numbers = []
+        for watch in self.watches.ended():
+            number = self._watched.pop(watch)
+            del self._watch_of[number]
+            key = self._keys.pop(number)
+            if self._numbers.get(key) == number:  # unless a new file has got its inode number in the meantime
+                del self._numbers[key]
+            self.release(number)
+            sideband = self._sidebands.pop(number, None)
+            if sideband is not None:
+                sideband.close()
+            numbers.append(number)
+        return numbers
+
+    def close(self) -> None:
+        """Drop all descriptors, and end the tracker, so that it does not outlive the broker."""
+        for kept in self._kept.values():
+            kept.close()
+        for sideband in self._sidebands.values():
+            sideband.close()
+        self.watches.close()
+        stop = getattr(resource_tracker._resource_tracker, "_stop", None)
+        if stop is not None:
+            stop()
+
+
+def key_of(fd: int) -> Key:
+    """Device and inode."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino

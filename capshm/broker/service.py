@@ -1,0 +1,197 @@
+"""Requests over the model: who belongs to the machine, forks, knobs, and what there is to be told.
+
+Every request is decided completely on the model (a Refusal changes nothing), recorded, and only then committed. What
+concerns mappings is in `mappings`, what concerns objects in `openings`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar, cast
+
+import msgspec
+
+from capshm.broker import mappings, messages, openings
+from capshm.broker.audit import AuditLog
+from capshm.broker.messages import Answer, Value
+from capshm.broker.segments import Segments
+from capshm.broker.state import Member, Reply, Settings, State
+from capshm.client import layout
+from capshm.errors import LayoutMismatch
+from capshm.model.address_space import AddressSpace, Entry
+from capshm.model.inheritance import plan_fork
+from capshm.model.knobs import Knobs
+from capshm.model.rules import Refusal
+from capshm.process import ARENA_BASE
+
+__all__ = ["Member", "Reply", "Service", "Settings"]
+
+_R = TypeVar("_R", bound=messages.Message)
+_Handler: TypeAlias = Callable[[State, Member, _R, list[int]], Reply]
+_INHERIT = ("share", "copy", "none", "zero")
+
+
+class Service:
+    """The requests of one machine's members. CapshmError and OSError: the request could not be carried out."""
+
+    def __init__(self, settings: Settings, segments: Segments, audit: AuditLog) -> None:
+        self._state = State(settings, segments, audit)
+        self._handlers: dict[type, _Handler[messages.Message]] = {}
+        self._on(messages.Map, mappings.map_memory)
+        self._on(messages.Undo, mappings.undo)
+        self._on(messages.Unmap, mappings.unmap)
+        self._on(messages.Protect, mappings.protect)
+        self._on(messages.Inherit, mappings.inherit)
+        self._on(messages.ShmAt, mappings.attach_segment)
+        self._on(messages.ShmDt, mappings.detach_segment)
+        self._on(messages.ShmOpen, openings.shm_open)
+        self._on(messages.MemfdCreate, openings.memfd_create)
+        self._on(messages.ShmUnlink, openings.shm_unlink)
+        self._on(messages.ShmRename, openings.shm_rename)
+        self._on(messages.ShmGet, openings.shmget)
+        self._on(messages.ShmCtl, openings.shmctl)
+        self._on(messages.Knob, _knob)
+        self._on(messages.Objects, _objects)
+        self._on(messages.Audit, _audit)
+
+    def _on(self, kind: type[_R], handler: _Handler[_R]) -> None:
+        self._handlers[kind] = cast("_Handler[messages.Message]", handler)
+
+    def handle(self, member: Member, request: messages.Message, descriptors: list[int]) -> Reply:
+        """Answer a request. descriptors: what came with it; those that are left in the list are closed afterwards."""
+        try:
+            return self._handlers[type(request)](self._state, member, request, descriptors)
+        except Refusal as refusal:
+            self._state.record(member, request, is_allowed=False, rule=refusal.rule, message=refusal.message)
+            return _refused(refusal.rule, refusal.errno, refusal.message)
+        except OSError as error:
+            return _refused("host", error.errno or errno.EIO, f"this machine's kernel cannot: {error.strerror}")
+
+    # Members
+
+    def check_layout(self, theirs: str) -> None:
+        """LayoutMismatch: the process runs another core than the broker."""
+        if theirs != layout():
+            raise LayoutMismatch(
+                f"its core has the layout {theirs!r}, the machine's {layout()!r}: both must be of the same sources"
+            )
+
+    def attach(self, pid: int, request: messages.Attach) -> Member:
+        """A new member with an empty address space."""
+        state = self._state
+        end = ARENA_BASE + state.settings.arena_size
+        member = Member(pid, AddressSpace(state.new_serial(), ARENA_BASE, end), Knobs())
+        state.record(member, request, message=request.name)
+        state.members[member.serial] = member
+        return member
+
+    def welcome(self, member: Member) -> Answer:
+        """What a new member is told."""
+        settings = self._state.settings
+        return {
+            "vmspace": member.serial,
+            "policy": settings.policy,
+            "isa": settings.isa,
+            "arena_size": settings.arena_size,
+            "faults": settings.faults,
+        }
+
+    def fork(self, parent: Member, request: messages.Fork) -> tuple[Member, Reply]:
+        """Plan a child: it has its address space from now on, and a pid when it comes (`forked`)."""
+        state = self._state
+        plan = plan_fork(parent.space, state.policy, parent.knobs, state.new_serial())
+        child = Member(0, plan.space, parent.knobs)
+        state.record(parent, request, message=f"the child is vmspace {child.serial}")
+        for start, end in plan.drops:
+            for entry in parent.space.within(start, end):
+                state.record(
+                    parent,
+                    "fork drop",
+                    rule="cheribsd:F2",
+                    number=entry.object.id if entry.object else 0,
+                    message=f"vmspace {child.serial} cannot reach tags in [{entry.start:#x}, {entry.end:#x})",
+                )
+        state.members[child.serial] = child
+        body: Answer = {
+            "vmspace": child.serial,
+            "none": [list(each) for each in plan.none],
+            "drops": _with_rights(child.space, plan.drops),
+            "zero": _with_rights(child.space, plan.zero),
+            "copies": _with_rights(child.space, plan.copies),
+        }
+        return child, Reply(body)
+
+    def forked(self, child: Member, parent: int) -> None:
+        """The child has come."""
+        self._state.record(child, "forked", message=f"by process {parent}")
+
+    def end(self, member: Member) -> None:
+        """The address space is gone: it ended, left, became another program, or never came to be."""
+        state = self._state
+        if state.members.pop(member.serial, None) is not None:
+            state.objects.end_vmspace(member.serial)
+            state.record(member, "end" if member.pid else "fork failed")
+
+    def object_ended(self, number: int) -> None:
+        """Its last descriptor, mapping and message is gone."""
+        memory = self._state.objects.objects.get(number)
+        if memory is not None:
+            for segment in [each for each in self._state.sysv.segments.values() if each.object is memory]:
+                self._state.sysv.forget(segment)
+            self._state.objects.remove(memory)
+
+    def mappings(self, member: Member) -> Reply:
+        """The mappings of a member."""
+        return Reply({"mappings": [_describe_entry(entry) for entry in member.space.entries.values()]})
+
+
+def _refused(rule: str, number: int, message: str) -> Reply:
+    return Reply({"refused": {"rule": rule, "errno": number, "message": message}})
+
+
+def _with_rights(space: AddressSpace, ranges: Sequence[tuple[int, int]]) -> list[Value]:
+    return [
+        [entry.start, entry.end, entry.current.letters] for start, end in ranges for entry in space.within(start, end)
+    ]
+
+
+def _describe_entry(entry: Entry) -> Value:
+    return [
+        entry.start,
+        entry.end,
+        entry.current.letters,
+        entry.maximum.letters,
+        _INHERIT[entry.inherit],
+        entry.object.id if entry.object else 0,
+        entry.offset,
+        entry.reservation,
+        entry.is_shared,
+    ]
+
+
+def _knob(state: State, member: Member, request: messages.Knob, descriptors: list[int]) -> Reply:
+    knobs = member.knobs
+    if request.process is not None:
+        knobs = knobs.with_process(request.process)
+    if request.program is not None:
+        knobs = knobs._replace(program=None if request.program < 0 else bool(request.program))
+    if knobs != member.knobs:
+        state.record(member, request, rule="cheribsd:K1", message=f"sharing is {knobs}")
+        member.knobs = knobs
+    return Reply({"process": knobs.process, "may_share": knobs.may_share()})
+
+
+def _objects(state: State, member: Member, request: messages.Objects, descriptors: list[int]) -> Reply:
+    rows: list[Value] = []
+    for memory in state.objects:
+        kept = state.segments.kept(memory.id)
+        size = -1 if kept is None else kept.size()
+        rows.append([memory.id, memory.kind.value, memory.name, size, memory.owner, memory.is_share_cap, -1])
+    return Reply({"objects": rows})
+
+
+def _audit(state: State, member: Member, request: messages.Audit, descriptors: list[int]) -> Reply:
+    lines, following = state.audit.page(request.start)
+    rows: list[Value] = [list(msgspec.json.decode(line).values()) for line in lines]
+    return Reply({"records": rows, "next": following})

@@ -1,0 +1,109 @@
+"""What a broker knows: the model of one machine, the memory behind it, and the record of what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+import capshm.policies as policies
+from capshm.broker.audit import AuditLog
+from capshm.broker.messages import Answer, Message
+from capshm.broker.segments import Segments
+from capshm.errors import CapshmError
+from capshm.model.address_space import AddressSpace
+from capshm.model.knobs import Knobs
+from capshm.model.objects import Kind, MemoryObject, ObjectTable
+from capshm.model.sysv import SegmentTable
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The arguments of `capshm.Machine`, checked there."""
+
+    name: str
+    policy: str
+    revoker: str
+    stopper: str
+    scope: str
+    isa: str
+    vmar_errors: str
+    faults: str
+    leaks: str
+    arena_size: int
+    stop_timeout: float
+    hardened: bool
+
+
+class Reply(NamedTuple):
+    """An answer without its number. descriptors: sent along, and closed then."""
+
+    body: Answer
+    descriptors: Sequence[int] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A process's part in the model. pid: 0 for a child that is still being forked."""
+
+    pid: int
+    space: AddressSpace
+    knobs: Knobs
+
+    @property
+    def serial(self) -> int:
+        """Of its vmspace."""
+        return self.space.serial
+
+
+@dataclass(slots=True, eq=False)
+class State:
+    """All of it. zero: the object that /dev/zero is."""
+
+    settings: Settings
+    segments: Segments
+    audit: AuditLog
+    policy: policies.Policy = field(init=False)
+    objects: ObjectTable = field(default_factory=ObjectTable)
+    sysv: SegmentTable = field(init=False)
+    members: dict[int, Member] = field(default_factory=dict)
+    zero: MemoryObject = field(init=False)
+    _next_serial: int = 1
+
+    def __post_init__(self) -> None:
+        try:
+            self.policy = policies.load(self.settings.policy)
+        except (ValueError, TypeError) as error:
+            raise CapshmError(str(error)) from None
+        self.sysv = SegmentTable(self.objects)
+        self.zero = MemoryObject(0, Kind.ZERO)  # in no table: what is mapped of it is an object of its own
+
+    def new_serial(self) -> int:
+        """The identity of a new address space, never given again."""
+        serial = self._next_serial
+        self._next_serial += 1
+        return serial
+
+    def record(
+        self,
+        member: Member,
+        request: Message | str,
+        *,
+        is_allowed: bool = True,
+        rule: str = "",
+        number: int = 0,
+        message: str = "",
+    ) -> None:
+        """Write an event of a member into the audit; before it is committed, so that nothing happens unrecorded."""
+        is_request = isinstance(request, Message)
+        self.audit.append(
+            pid=member.pid,
+            vmspace=member.serial,
+            event=str(request.__struct_config__.tag) if isinstance(request, Message) else request,
+            rule=rule,
+            object=number,
+            is_allowed=is_allowed,
+            at=request.at if is_request and isinstance(request, Message) else ("", 0),
+            message=message,
+        )

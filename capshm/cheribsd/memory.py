@@ -1,0 +1,238 @@
+"""mmap, munmap, mprotect, minherit, mincore.
+
+An address may be a Capability, an int (a number without authority) or None. Lengths are in bytes and go up to whole
+pages. A call is asked of the broker and carried out with the connection's lock in hand, so that calls of several
+threads happen in one order. If the kernel cannot carry out a mapping, the broker forgets it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import operator
+import os
+from typing import SupportsIndex, TypeAlias
+
+from capshm import client, errors
+from capshm._native import lib
+from capshm._wire import Answer
+from capshm.capability import Capability, make
+from capshm.client import Argument, Client, check, map_object, page_permissions
+from capshm.model.constants import INHERIT_NONE, INHERIT_ZERO, MINCORE_CAPSTORE, MINCORE_INCORE
+from capshm.permissions import Permissions
+
+Address: TypeAlias = Capability | SupportsIndex | None
+
+_WORD_END = 1 << 64
+_PAGE: int = lib.PAGE_BYTES
+
+
+def mmap(
+    addr: Address,
+    length: SupportsIndex,
+    prot: SupportsIndex,
+    flags: SupportsIndex,
+    fd: SupportsIndex = -1,
+    offset: SupportsIndex = 0,
+) -> Capability:
+    """Map memory and return the capability to it; it has SW_VMEM, so it may also change the mapping.
+
+    fd: -1 for none. offset: whole pages. The bounds are padded until they can be represented; what is padded cannot be
+    touched. Refused: the message says by which rule. Source: cheribsd.md 1.A, 1.C, 1.E, 1.G.
+    """
+    descriptor = operator.index(fd)
+    place = operator.index(offset)
+    if not -(1 << 63) <= place < 1 << 63:
+        raise ValueError(f"an offset is a 64-bit number, not {place}")
+    mine = client.current()
+    with mine.lock:
+        answer = mine.ask(
+            "map",
+            descriptors=[descriptor] if descriptor >= 0 else [],
+            address=as_argument(addr),
+            length=word("length", length),
+            prot=flag_bits("prot", prot),
+            flags=flag_bits("flags", flags),
+            offset=place,
+            has_descriptor=descriptor >= 0,
+        )
+        return carry_out(mine, answer, descriptor, place)
+
+
+def carry_out(mine: Client, answer: Answer, descriptor: int, offset: int) -> Capability:
+    """Map what the broker has decided, and return the capability to it. descriptor: the caller's own, or -1."""
+    start, length = answer.number("address"), answer.number("length")
+    reserved = answer.numbers("reserved")
+    has = answer.text("has")
+    try:
+        given = dict(zip(has, answer.descriptors, strict=True))
+        number = answer.number("object")
+        map_object(
+            start,
+            length,
+            letters=answer.text("rights"),
+            data=given.get("d", descriptor if number else -1),
+            tags=given.get("t", -1),
+            clear=given.get("c", -1),
+            offset=offset,
+            number=number,
+            is_shared=bool(answer.number("is_shared")),
+            is_tags_writable="W" in answer.text("maximum"),
+            is_kept_at_fork=bool(answer.number("is_kept_at_fork")),
+        )
+        if reserved[1] > start + length and reserved[0] == start:
+            map_object(start + length, reserved[1] - start - length, letters="")  # the padding: nothing is permitted
+        base, extent, permissions = answer.numbers("capability")
+        return (
+            make(base, lib.METADATA_ROOT, tag=True)
+            .with_bounds(extent)
+            .with_permissions(Permissions.from_raw(permissions))
+        )
+    except BaseException:
+        lib.capshm_unmap_range(start, length)
+        mine.ask("undo", start=start, end=start + length)
+        raise
+    finally:
+        answer.close()
+
+
+def munmap(addr: Address, length: SupportsIndex) -> None:
+    """Unmap whole pages. The reservation goes with its last page, and then its place may be used again.
+
+    Refused with EPROT unless `addr` is a capability with SW_VMEM over all of the pages (C15).
+    """
+    mine = client.current()
+    with mine.lock:
+        unmap(mine.ask("unmap", address=as_argument(addr), length=word("length", length)))
+
+
+def unmap(answer: Answer) -> None:
+    """Carry out an answer that takes ranges away."""
+    for start, end in answer.ranges("changes"):
+        check(lib.capshm_unmap_range(start, end - start), "munmap")
+
+
+def mprotect(addr: Address, length: SupportsIndex, prot: SupportsIndex) -> None:
+    """Change what whole pages permit now and, with PROT_MAX, at most. All pages are changed, or none.
+
+    Refused with EPROT for the wrong pointer (B7), EACCES above the maximum (B3). Source: cheribsd.md 1.B.
+    """
+    mine = client.current()
+    with mine.lock:
+        answer = mine.ask(
+            "protect", address=as_argument(addr), length=word("length", length), prot=flag_bits("prot", prot)
+        )
+        for row in answer.rows("changes"):
+            start, end, letters = int(str(row[0])), int(str(row[1])), str(row[2])
+            check(lib.capshm_protect(start, end - start, page_permissions(letters)), "mprotect")
+
+
+def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> None:
+    """Say what children of later forks get of whole pages: INHERIT_SHARE, COPY, NONE or ZERO. All pages, or none.
+
+    Source: cheribsd.md 1.I.
+    """
+    kind = operator.index(inherit)
+    mine = client.current()
+    with mine.lock:
+        answer = mine.ask(
+            "inherit",
+            address=as_argument(addr),
+            length=word("length", length),
+            inherit=flag_bits("inherit", kind),
+        )
+        try:
+            for row in answer.rows("moves"):
+                _move_into_object(row, answer.descriptors)
+            for start, end in answer.ranges("changes"):
+                is_inherited = kind not in (INHERIT_NONE, INHERIT_ZERO)
+                check(lib.capshm_set_inherit(start, end - start, is_inherited), "minherit")
+        finally:
+            answer.close()
+
+
+def _move_into_object(row: list[object], descriptors: list[int]) -> None:
+    """Make private memory shared: fill its new object at a place of its own, tags included, then map it instead."""
+    start, end, place, number = (int(str(row[index])) for index in (0, 1, 2, 4))
+    letters, has = str(row[3]), str(row[6])
+    given = {letter: descriptors.pop(0) for letter in has}
+    everything = "rwRW" if "t" in given else "rw"
+
+    def map_at(address: int, letters: str) -> None:
+        map_object(
+            address,
+            end - start,
+            letters=letters,
+            data=given["d"],
+            tags=given.get("t", -1),
+            clear=given["c"],
+            number=number,
+            is_shared=True,
+            is_tags_writable=True,
+            is_kept_at_fork=bool(row[5]),
+        )
+
+    try:
+        map_at(place, everything)
+        check(lib.capshm_protect(start, end - start, page_permissions(everything)), "minherit")
+        root = make(start, lib.METADATA_ROOT, tag=True)
+        root.copy_to(root.with_address(place), end - start)
+        check(lib.capshm_unmap_range(place, end - start), "minherit")
+        map_at(start, letters)
+    finally:
+        for fd in given.values():
+            os.close(fd)
+
+
+def mincore(addr: Address, length: SupportsIndex) -> list[int]:
+    """A flag word for each page: MINCORE_INCORE where the page is in memory, MINCORE_CAPSTORE where capabilities were
+    stored since a revocation last found none.
+
+    Refused with ENOMEM where nothing is mapped.
+    """
+    import ctypes  # only here: attaching must stay cheap
+
+    number = addr.address if isinstance(addr, Capability) else word("addr", 0 if addr is None else addr)
+    start = number // _PAGE * _PAGE
+    end = -(-(number + word("length", length)) // _PAGE) * _PAGE
+    entries = [lib.capshm_page_entry(page) for page in range(start, min(end, _WORD_END), _PAGE)]
+    if not all(entry & lib.PAGE_MAPPED for entry in entries):
+        raise errors.Refused(
+            f"process {os.getpid()}: mincore({start:#x}, {end - start:#x}): not all of these pages are mapped",
+            errno=errno.ENOMEM,
+            rule="cheribsd:MAN",
+        )
+    resident = (ctypes.c_ubyte * len(entries))()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if entries and libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(end - start), resident):
+        reason = ctypes.get_errno()
+        raise errors.Refused(f"mincore: {os.strerror(reason)}", errno=reason, rule="host")
+    return [
+        (MINCORE_INCORE if is_resident & 1 else 0) | (MINCORE_CAPSTORE if entry & lib.PAGE_CAPABILITY_DIRTY else 0)
+        for entry, is_resident in zip(entries, resident, strict=True)
+    ]
+
+
+def as_argument(addr: Address) -> Argument:
+    """An address as a request has it."""
+    if addr is None:
+        return None
+    if not isinstance(addr, Capability):
+        return word("addr", addr)
+    held = addr._decode()
+    return [addr.address, held.base, held.top, held.permissions, addr.tag, addr.is_sealed]
+
+
+def word(what: str, value: SupportsIndex) -> int:
+    """A 64-bit word. ValueError, TypeError."""
+    number = operator.index(value)
+    if not 0 <= number < _WORD_END:
+        raise ValueError(f"{what} must be at least 0 and below 2**64, not {number}")
+    return number
+
+
+def flag_bits(what: str, value: SupportsIndex) -> int:
+    """A C int of flags, given with or without a sign. ValueError, TypeError."""
+    number = operator.index(value)
+    if not -(1 << 31) <= number < 1 << 32:
+        raise ValueError(f"{what} must fit in 32 bits, not {number:#x}")
+    return number

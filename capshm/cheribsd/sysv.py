@@ -1,0 +1,53 @@
+"""System V segments; keys and identifiers belong to the machine. They may carry capabilities between all attachers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, SupportsIndex
+
+from capshm import client
+from capshm.capability import Capability
+from capshm.cheribsd.memory import Address, as_argument, carry_out, flag_bits, unmap, word
+from capshm.model.constants import IPC_STAT
+
+
+class ShmStatus(NamedTuple):
+    """What IPC_STAT tells. size: in bytes; attached: mappings; mode: permission bits."""
+
+    size: int
+    attached: int
+    mode: int
+
+
+def shmget(key: SupportsIndex, size: SupportsIndex, flags: SupportsIndex) -> int:
+    """The identifier of the segment of a key; IPC_PRIVATE: of a new one. flags: IPC_CREAT, IPC_EXCL, mode."""
+    return (
+        client.current()
+        .ask("shmget", key=flag_bits("key", key), size=word("size", size), flags=flag_bits("flags", flags))
+        .number("id")
+    )
+
+
+def shmat(shmid: SupportsIndex, addr: Address = None, flags: SupportsIndex = 0) -> Capability:
+    """Map a whole segment. flags: SHM_RDONLY, SHM_RND. Source: cheribsd.md 1.H."""
+    mine = client.current()
+    with mine.lock:
+        answer = mine.ask(
+            "shmat", id=flag_bits("shmid", shmid), address=as_argument(addr), flags=flag_bits("flags", flags)
+        )
+        return carry_out(mine, answer, -1, 0)
+
+
+def shmdt(addr: Address) -> None:
+    """Unmap a segment. EPROT unless `addr` is the capability that shmat returned, or one like it (H5)."""
+    mine = client.current()
+    with mine.lock:
+        unmap(mine.ask("shmdt", address=as_argument(addr)))
+
+
+def shmctl(shmid: SupportsIndex, cmd: SupportsIndex) -> ShmStatus | None:
+    """IPC_RMID: the segment goes with its last mapping; IPC_STAT: what it is."""
+    command = flag_bits("cmd", cmd)
+    answer = client.current().ask("shmctl", id=flag_bits("shmid", shmid), command=command)
+    if command != IPC_STAT:
+        return None
+    return ShmStatus(answer.number("size"), answer.number("attached"), answer.number("mode"))

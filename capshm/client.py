@@ -1,0 +1,347 @@
+"""This process's connection to the broker of its machine: one request, one answer, and how a fork passes it on.
+
+One thread at a time asks, and keeps the lock until it has carried out what was answered, so that the model and the
+kernel change in the same order. Nothing is remembered here about mappings: the broker knows them.
+
+A fork, seen from here: the parent makes a pair of sockets and gives one end to the broker with the request, which plans
+the child's address space; the other end is the child's connection. The child's first packet shows the broker its pid.
+If the fork fails, or the child dies first, both ends are closed and the plan is dropped: there is nothing to give back.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from capshm import _status, _wire, errors, process
+from capshm._native import ffi, lib
+from capshm._wire import PACKET_LIMIT, Answer
+
+_MACHINE_VARIABLE = "CAPSHM_MACHINE"
+
+Argument: TypeAlias = "str | int | bool | Sequence[Argument] | None"
+
+
+class Facts(NamedTuple):
+    """What a process knows about itself in its machine."""
+
+    machine: str
+    pid: int
+    vmspace: int
+    policy: str
+    isa: str
+
+
+def layout() -> str:
+    """What two processes must have in common to share memory."""
+    return f"{lib.capshm_gate_size()}-{lib.OBJECT_SIZE_MAX}-{lib.TWINS_OFFSET}"
+
+
+class Client:
+    """The connection of one process; made by `attach` and by forks."""
+
+    def __init__(self, sock: socket.socket, machine: str) -> None:
+        self.lock = threading.RLock()
+        self._socket: socket.socket | None = sock
+        self._next = 1
+        self._machine = machine
+        self._pid = os.getpid()
+        self._vmspace = 0
+        self._policy = self._isa = ""
+        self._child: socket.socket | None = None  # between the hooks of a fork
+        self._plan: Answer | None = None
+        self._stages: list[tuple[int, int, int]] = []  # stage, start, end
+        self._stale: list[tuple[int, int]] = []
+        self._why_gone = ""
+
+    @property
+    def facts(self) -> Facts:
+        """This process's own view."""
+        return Facts(self._machine, self._pid, self._vmspace, self._policy, self._isa)
+
+    def ask(self, do: str, *, descriptors: Sequence[int] = (), **arguments: Argument) -> Answer:
+        """Send a request and return its answer; hold `lock` until it is carried out.
+
+        Refused: by a rule. BrokerGone. NotAttached: in a child that came without hooks, or is unattached. Nothing is
+        changed after one of them.
+        """
+        if not lib.capshm_is_attached() or self._socket is None:
+            raise self._refusal()
+        with self.lock:
+            return self._ask(self._socket, do, descriptors, arguments)
+
+    def _refusal(self) -> errors.CapshmError:
+        if self._why_gone:
+            return errors.BrokerGone(f"process {os.getpid()}: {self._why_gone}")
+        return errors.NotAttached(
+            f"process {os.getpid()} has no part in machine {self._machine!r}: it was forked without the hooks, or its "
+            "fork could not be completed"
+        )
+
+    def _ask(self, sock: socket.socket, do: str, descriptors: Sequence[int], arguments: dict[str, Argument]) -> Answer:
+        number = self._next
+        self._next += 1
+        request = {"do": do, "n": number, "at": _wire.caller(), **arguments}
+        text = json.dumps(request, separators=(",", ":")).encode()
+        if len(text) > PACKET_LIMIT:
+            raise ValueError(f"{do}: the arguments take {len(text)} bytes, and a packet holds {PACKET_LIMIT}")
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        try:
+            sock.sendmsg([text], ancillary, socket.MSG_NOSIGNAL)
+            while True:
+                answer = _wire.receive(sock)
+                if answer.number("n") == number:
+                    break
+                # To a request that an exception of a signal handler cut short. What it mapped is nowhere.
+                answer.close()
+                if "address" in answer.body:
+                    self._stale.append((answer.number("address"), answer.number("length")))
+        except (EOFError, ConnectionError, BrokenPipeError) as error:
+            self._give_up("the broker has ended, or has closed the connection")
+            raise self._refusal() from error
+        except OSError as error:
+            if error.errno == errno.EBADF and descriptors:
+                raise errors.Refused(
+                    f"{do}: descriptor {descriptors[0]} is not open", errno=errno.EBADF, rule="host"
+                ) from None
+            raise
+        while self._stale:
+            start, length = self._stale.pop()
+            self._ask(sock, "undo", (), {"start": start, "end": start + length})
+        _wire.raise_refusal(do, answer)
+        return answer
+
+    def _give_up(self, why: str) -> None:
+        self._why_gone = why
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.close()
+
+    def welcome(self) -> None:
+        """Ask for a part in the machine and attach the core to its gate."""
+        assert self._socket is not None
+        name = sys.argv[0] if sys.argv else ""
+        answer = self._ask(self._socket, "attach", (), {"name": name[:1024], "layout": layout()})
+        try:
+            self._vmspace = answer.number("vmspace")
+            self._policy, self._isa = answer.text("policy"), answer.text("isa")
+            process.join(self, answer.number("arena_size"), answer.descriptors[0])
+            lib.capshm_set_isa(self._isa == "rvy")
+        finally:
+            answer.close()
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._give_up("the machine has been left")
+
+    # Fork; see process.py for the order
+
+    def before_fork(self) -> bool:
+        """Have the child planned and its connection made. The lock is held until the fork is over."""
+        if self._pid != os.getpid() or not lib.capshm_is_attached():
+            return False
+        self.lock.acquire()
+        try:
+            self._child, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                self._plan = self.ask("fork", descriptors=[theirs.fileno()])
+            for start, end in self._plan.ranges("copies"):
+                stage = ffi.new("uint64_t *")
+                check(lib.capshm_stage(start, end - start, stage), "copy memory for a fork")
+                self._stages.append((stage[0], start, end))
+        except Exception as error:
+            # A fork cannot be refused from here. The child will be unattached, and be told so by every call.
+            self._drop_plan()
+            print(f"capshm: process {os.getpid()}: the child of this fork is not attached: {error}", file=sys.stderr)
+            return False
+        return True
+
+    def _drop_plan(self) -> None:
+        self._plan = None
+        if self._child is not None:
+            self._child.close()
+            self._child = None
+        while self._stages:
+            lib.capshm_drop_stage(self._stages.pop()[0])
+
+    def after_fork_in_parent(self) -> None:
+        """Drop what was for the child."""
+        if self._pid != os.getpid():
+            return
+        self._drop_plan()
+        if self.lock._is_owned():  # type: ignore[attr-defined]  # before_fork may have been refused before it had it
+            self.lock.release()
+
+    def after_fork_in_child(self, *, is_attached: bool) -> None:
+        """Become a process of the machine in one's own name."""
+        self.lock = threading.RLock()
+        if self._socket is not None:
+            self._socket.close()  # the parent's; the broker would not listen to this process on it
+        plan, self._plan = self._plan, None
+        self._socket, self._child = self._child, None
+        self._pid = os.getpid()
+        if plan is None:
+            return  # the parent was told so, or was unattached itself; every call tells this process
+        try:
+            if self._socket is None or not is_attached:
+                raise errors.NotAttached(f"process {os.getpid()}, forked by {os.getppid()}, is not attached")
+            self._vmspace = self._ask(self._socket, "forked", (), {}).number("vmspace")
+            self._change_inherited(plan)
+        except BaseException:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+            if is_attached:
+                lib.capshm_detach()
+            raise
+        finally:
+            while self._stages:
+                lib.capshm_drop_stage(self._stages.pop()[0])
+
+    def _change_inherited(self, plan: Answer) -> None:
+        """What the kernel has not done by itself: ranges that are absent, zero, or copies in the child."""
+        for start, end in plan.ranges("none"):
+            check(lib.capshm_unmap_range(start, end - start), "leave out memory after a fork")
+        for row in plan.rows("drops"):
+            start, end = int(str(row[0])), int(str(row[1]))
+            check(lib.capshm_protect(start, end - start, page_permissions(str(row[2]))), "take capability permission")
+        for row in plan.rows("zero"):
+            start, end, letters = int(str(row[0])), int(str(row[1])), str(row[2])
+            map_object(start, end - start, letters=letters)
+        permissions = {(int(str(row[0])), int(str(row[1]))): str(row[2]) for row in plan.rows("copies")}
+        for stage, start, end in self._stages:
+            check(lib.capshm_adopt(stage, start, page_permissions(permissions[start, end])), "adopt copied memory")
+
+
+_current: Client | None = None
+
+
+def current() -> Client:
+    """The connection of this process. NotAttached: it is in no machine."""
+    if _current is None:
+        raise errors.NotAttached(
+            f"process {os.getpid()} is in no machine: use `with capshm.Machine(...)`, or capshm.attach() in a program "
+            "that a machine has started"
+        )
+    return _current
+
+
+def is_attached() -> bool:
+    """Whether this process is in a machine, or was when it was forked."""
+    return _current is not None
+
+
+def attach(machine: str | None = None) -> Client:
+    """Attach this process to the machine of this name, or the one that has started its program.
+
+    In a process that is attached to it already nothing happens. CapshmError: there is no such machine, or the process
+    is in another; LayoutMismatch: it runs another core.
+    """
+    global _current
+    name = machine or os.environ.get(_MACHINE_VARIABLE)
+    if not name:
+        raise errors.CapshmError(
+            f"which machine? {_MACHINE_VARIABLE} is not set: use machine.spawn(...) to start a program"
+        )
+    if _current is not None:
+        if _current.facts.machine == name:
+            return _current
+        raise errors.CapshmError(f"process {os.getpid()} is in machine {_current.facts.machine!r} already")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(f"\0capshm/{os.getuid()}/{name}".encode())
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        if struct.unpack("=3i", credentials)[1] != os.getuid():
+            raise errors.CapshmError(f"what listens as machine {name!r} belongs to another user")
+        client = Client(sock, name)
+        client.welcome()
+    except OSError as error:
+        sock.close()
+        if isinstance(error, errors.CapshmError):
+            raise
+        raise errors.CapshmError(f"there is no machine {name!r} of this user: {error.strerror}") from None
+    except BaseException:
+        sock.close()
+        raise
+    _current = client
+    return client
+
+
+def detach() -> None:
+    """Give up this process's part in its machine: all mappings, tags and the connection. Nothing, if it has none."""
+    global _current
+    client, _current = _current, None
+    if client is None:
+        return
+    lib.capshm_set_isa(False)  # the default again
+    process.leave()
+    client.close()
+
+
+def leave() -> None:
+    """The same, and the broker is told: it takes the process off its list."""
+    try:
+        if _current is not None:
+            _current.ask("leave")
+    except errors.CapshmError:
+        pass  # it was not attached, or nobody is there to be told
+    finally:
+        detach()
+
+
+_LETTERS = {
+    "r": lib.PAGE_READ,
+    "w": lib.PAGE_WRITE,
+    "x": lib.PAGE_EXECUTE,
+    "R": lib.PAGE_LOAD_CAP,
+    "W": lib.PAGE_STORE_CAP,
+}
+
+
+def page_permissions(letters: Iterable[str]) -> int:
+    """Procstat's letters as the core has them."""
+    permissions = 0
+    for letter in letters:
+        permissions |= _LETTERS[letter]
+    return permissions
+
+
+def check(status: int, what: str) -> None:
+    """Raise what a status of the core stands for."""
+    if status == lib.STATUS_NO_MEMORY:
+        number = ffi.errno or errno.ENOMEM
+        raise errors.Refused(f"{what}: {os.strerror(number)}", errno=number, rule="host")
+    if status:
+        _status.fail(status, what)
+
+
+def map_object(
+    address: int,
+    length: int,
+    *,
+    letters: str,
+    data: int = -1,
+    tags: int = -1,
+    clear: int = -1,
+    offset: int = 0,
+    number: int = 0,
+    is_shared: bool = False,
+    is_tags_writable: bool = False,
+    is_kept_at_fork: bool = True,
+) -> None:
+    """Carry out a mapping that the broker has decided; without `data` it is private anonymous memory."""
+    mapping = ffi.new("struct capshm_object_mapping *")
+    mapping.address, mapping.length, mapping.offset = address, length, offset
+    mapping.data, mapping.tags, mapping.clear = data, tags, clear
+    mapping.object, mapping.permissions = number, page_permissions(letters)
+    mapping.is_shared, mapping.is_tags_writable = is_shared, is_tags_writable
+    mapping.is_kept_at_fork = is_kept_at_fork
+    check(lib.capshm_map_object(mapping), f"map {length} bytes")
