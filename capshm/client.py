@@ -47,6 +47,7 @@ class Client:
         self._pid = os.getpid()
         self._vmspace = 0
         self._policy = self._isa = ""
+        self._faults = "raise"
         self._child: socket.socket | None = None  # between the hooks of a fork
         self._plan: Answer | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
@@ -84,7 +85,7 @@ class Client:
         answer = self._connection.ask("attach", name=name[:1024], layout=layout())
         try:
             self._vmspace = answer.number("vmspace")
-            self._policy, self._isa = answer.text("policy"), answer.text("isa")
+            self._policy, self._isa, self._faults = answer.text("policy"), answer.text("isa"), answer.text("faults")
             process.join(self, answer.number("arena_size"), answer.descriptors[0])
             lib.capshm_set_isa(self._isa == "rvy")
         finally:
@@ -149,6 +150,10 @@ class Client:
                 raise errors.NotAttached(f"process {os.getpid()}, forked by {os.getppid()}, is not attached")
             self._vmspace = self._connection.ask("forked").number("vmspace")
             self._change_inherited(plan)
+            if self._faults == "signal":
+                from capshm import _uncaught  # only here: most machines do without
+
+                _uncaught.end_by_signal()
         except BaseException:
             if self._connection is not None:
                 self._connection.close()

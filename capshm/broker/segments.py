@@ -19,9 +19,10 @@ import contextlib
 import functools
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 from capshm._native import lib
 from capshm.broker.inotify import Watches
@@ -31,7 +32,7 @@ Key = tuple[int, int]
 
 _READ_ONLY = 0o400
 _SPARE_OPENINGS = 16
-_CLEARED_AT_ONCE = 1 << 20  # bytes of clear map
+_CLEARED_AT_ONCE = _READ_AT_ONCE = 1 << 20  # bytes
 
 
 def raise_descriptor_limit() -> None:
@@ -86,6 +87,14 @@ class Sideband:
             self.read_only_tags = reopen(self.tags, os.O_RDONLY)
             os.fchmod(self.tags, _READ_ONLY)
 
+    def count_tags(self) -> int:
+        """How many tag bits are set. What is written past capshm may have changed granules that still count."""
+        count = 0
+        for start, end in _written(self.tags, lib.TWINS_OFFSET):
+            words = memoryview(os.pread(self.tags, end - start, start)).cast("Q")
+            count += sum(word.bit_count() for word in words[::2])  # a tag line is its tags, then its lock
+        return count
+
     def clear_tags(self, size: int) -> None:
         """Take the tags of the first `size` bytes away, before they change.
 
@@ -115,6 +124,19 @@ def _may_reopen_anything() -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def _written(fd: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a sparse file below `end` that are no holes."""
+    offset = 0
+    while offset < end:
+        try:
+            start = os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        offset = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+        for part in range(start, offset, _READ_AT_ONCE):
+            yield part, min(part + _READ_AT_ONCE, offset)
 
 
 class Kept:
@@ -200,6 +222,24 @@ class Segments:
         if number not in self._sidebands:
             self._sidebands[number] = Sideband(number)
         return self._sidebands[number]
+
+    def count_tags(self, number: int) -> int:
+        """How many granules of the object have their tag bit set."""
+        sideband = self._sidebands.get(number)
+        return 0 if sideband is None else sideband.count_tags()
+
+    def sizes(self, pids: Iterable[int]) -> dict[int, int]:
+        """The sizes of the objects that these processes hold descriptors of: the broker itself has none of most."""
+        found: dict[int, int] = {}
+        for pid in pids:
+            with contextlib.suppress(OSError):  # it has ended, or may not be looked into
+                for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                    with contextlib.suppress(OSError):
+                        status = descriptor.stat()
+                        number = self._numbers.get((status.st_dev, status.st_ino))
+                        if number is not None:
+                            found[number] = status.st_size
+        return found
 
     def truncate(self, number: int) -> None:
         """Make an object with a name empty: its tags first, then its bytes."""

@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -444,3 +445,49 @@ def test_files() -> None:
         assert _refusal(bsd.mmap, None, 4096, bsd.PROT_READ, bsd.MAP_SHARED, 999, 0)[0] == 9
         read, _ = os.pipe()
         assert _refusal(bsd.mmap, None, 4096, bsd.PROT_READ, bsd.MAP_SHARED, read, 0)[0] == 19
+
+
+@pytest.mark.slow
+@isolated()
+def test_an_uncaught_fault_ends_a_child_by_its_signal() -> None:
+    """faults="signal": in a forked process the real signal; faults="raise", and errors that are no faults: an exit."""
+
+    def fault() -> None:
+        area = bsd.mmap(None, 4096, bsd.PROT_READ, bsd.MAP_ANON)
+        area.without_tag().read(0, 1)
+
+    def fail() -> None:
+        raise ValueError
+
+    for faults, body, status in (
+        ("signal", fault, -signal.SIGSEGV),
+        ("signal", fail, 1),
+        ("raise", fault, 1),
+    ):
+        with capshm.Machine(faults=faults):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    body()
+                except Exception:
+                    sys.excepthook(*sys.exc_info())  # as the end of a program does
+                os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status, faults
+
+
+@pytest.mark.slow
+@isolated()
+def test_objects_tell_their_sizes_and_tags() -> None:
+    """An object's size is known while anybody holds a descriptor, and its capabilities are counted, mapped or not."""
+    with capshm.Machine() as machine:
+        fd = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR)
+        os.ftruncate(fd, 1 << 20)
+        area = bsd.mmap(None, 1 << 20, CAP, bsd.MAP_SHARED, fd, 0)
+        area.fill_capabilities(512 << 10, 100, area)
+        bsd.munmap(area, 1 << 20)
+        (found,) = machine.objects()
+        assert (found.size, found.tag_count) == (1 << 20, 100)
+        area = bsd.mmap(None, 1 << 20, CAP, bsd.MAP_SHARED, fd, 0)
+        os.close(fd)
+        (found,) = machine.objects()
+        assert (found.size, found.tag_count) == (-1, 100)
