@@ -6,6 +6,7 @@ from capshm.testing.history import History, HistoryFull, read_history
 from capshm.testing.linearize import HistoryTooDense
 from capshm.testing.operations import Kind, Operation, Result, Value
 from capshm.testing.segment import Segment, Shadow, SweepCounts, closed_gate, sweep_registers
+from capshm.testing.steps import StepPointsUnavailable
 
 __all__ = [
     "History",
@@ -16,6 +17,7 @@ __all__ = [
     "Result",
     "Segment",
     "Shadow",
+    "StepPointsUnavailable",
     "SweepCounts",
     "Value",
     "Violation",
