@@ -3,10 +3,10 @@
 Each function is one program: it attaches to the machine that started it and returns what is to be printed, as JSON.
 """
 
-import errno
 import json
 import os
 import sys
+from pathlib import Path
 
 import capshm
 from capshm import Refused
@@ -57,15 +57,7 @@ def find_after_exec(descriptor: int, before: int, content: str) -> object:
 
 def is_open(*descriptors: int) -> object:
     """Which of the descriptors this program has."""
-    found = []
-    for descriptor in descriptors:
-        try:
-            os.fstat(descriptor)
-            found.append(True)
-        except OSError as error:
-            assert error.errno == errno.EBADF
-            found.append(False)
-    return found
+    return [Path(f"/proc/self/fd/{descriptor}").exists() for descriptor in descriptors]
 
 
 def attach_and_store(segment: int) -> object:

@@ -20,7 +20,7 @@ import pytest
 
 from capshm import Capability, Machine, PageViolation, Refused, StoreTagViolation, encoding
 from capshm import cheribsd as bsd
-from tests.faults.isolation import isolated
+from tests.faults.isolation import isolated, print_traceback
 from tests.faults.processes import Child
 
 T = TypeVar("T")
@@ -52,7 +52,11 @@ def emulated(policy: str = "cheribsd") -> Callable[[Callable[..., None]], Callab
             with Machine(policy=str(arguments.get("policy", policy))) as machine:
                 if "machine" in signature.parameters:
                     arguments["machine"] = machine
-                function(**arguments)
+                try:
+                    function(**arguments)
+                except Exception as error:
+                    print_traceback(error)  # while capabilities can still be looked at
+                    sys.exit(1)
 
         functools.update_wrapper(body, function)
         del vars(body)["__wrapped__"]  # the interpreter of the test runs `body`, and not the function alone
@@ -212,11 +216,20 @@ def receive_descriptor(end: socket.socket) -> int:
     return descriptor
 
 
-def run_program(machine: Machine, name: str, *arguments: int | str, descriptors: Sequence[int] = ()) -> object:
-    """What a function of programs.py returns that runs in a new program, one that no process of the test has forked."""
+def run_program(
+    machine: Machine, name: str, *arguments: int | str, descriptors: Sequence[int] = (), are_closed: bool = True
+) -> object:
+    """What a function of programs.py returns that runs in a new program, one that no process of the test has forked.
+
+    descriptors: those that it gets; without `are_closed` all that are not close-on-exec.
+    """
     command = [sys.executable, "-W", "error", "-m", "tests.conformance.cheribsd.programs", name]
     with machine.spawn(
-        [*command, json.dumps(arguments)], cwd=_ROOT, pass_fds=tuple(descriptors), stdout=subprocess.PIPE
+        [*command, json.dumps(arguments)],
+        cwd=_ROOT,
+        pass_fds=tuple(descriptors),
+        close_fds=are_closed,
+        stdout=subprocess.PIPE,
     ) as program:
         output, _ = program.communicate()
     assert program.returncode == 0
