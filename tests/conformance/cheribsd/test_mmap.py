@@ -281,7 +281,7 @@ def test_A19_what_the_page_lacks_is_judged_at_the_page() -> None:
 
 @emulated()
 def test_copy_to_a_page_without_store_capability() -> None:
-    """6.3: copy_to a page without store-capability permission faults at a tagged granule; one that strips loses tags."""
+    """6.3: copy_to a page without store-capability permission faults at a tag; from one that strips it copies data."""
     tagged, plain, other = anonymous(), anonymous(RWN), anonymous()
     value = store(tagged, 16)
     tagged.write(0, b"before it       ")
