@@ -45,9 +45,11 @@ def check_allowed(is_allowed: bool) -> None:
     check_no_store(anonymous(RW, flags=SHARED_ANON))
 
 
-@pytest.mark.parametrize(
-    ("process", "program", "is_allowed"),
-    [
+@emulated()
+def test_K1_process_before_program_before_machine() -> None:
+    """K1 (6): the process's control decides before the program's note, and that before the machine's default."""
+    check_allowed(True)
+    for process, program, is_allowed in (
         (DEFAULT, None, True),
         (DEFAULT, True, True),
         (DEFAULT, False, False),
@@ -55,15 +57,10 @@ def check_allowed(is_allowed: bool) -> None:
         (ENABLE, False, True),
         (DISABLE, None, False),
         (DISABLE, True, False),
-    ],
-)
-@emulated()
-def test_K1_process_before_program_before_machine(process: int, program: bool | None, is_allowed: bool) -> None:
-    """K1 (6): the process's control decides before the program's note, and that before the machine's default."""
-    check_allowed(True)
-    bsd.program_note(share_cap=program)
-    assert control(process) == process
-    check_allowed(is_allowed)
+    ):
+        bsd.program_note(share_cap=program)
+        assert control(process) == process
+        check_allowed(is_allowed)
 
 
 @emulated()

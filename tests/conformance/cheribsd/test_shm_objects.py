@@ -35,7 +35,6 @@ pytestmark = pytest.mark.slow
 CREATE = os.O_RDWR | os.O_CREAT
 EXCLUSIVE = CREATE | os.O_EXCL
 LARGE = bsd.SHM_LARGEPAGE
-_DATA_FLAGS = {"O_RDONLY": os.O_RDONLY, "O_RDWR": os.O_RDWR}
 
 
 def check_usable(descriptor: int) -> None:
@@ -46,13 +45,13 @@ def check_usable(descriptor: int) -> None:
 # The table of flags
 
 
-@pytest.mark.parametrize("access", _DATA_FLAGS)
 @emulated()
-def test_flags_access_modes(access: str) -> None:
+def test_flags_access_modes() -> None:
     """1.D, flags: O_RDONLY and O_RDWR are the two access modes, and the descriptor has the one that was asked for."""
     new_named("/object")
-    descriptor = bsd.shm_open("/object", _DATA_FLAGS[access])
-    assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == _DATA_FLAGS[access]
+    for access in (os.O_RDONLY, os.O_RDWR):
+        descriptor = bsd.shm_open("/object", access)
+        assert fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == access
 
 
 @emulated()
@@ -122,16 +121,15 @@ ORDER: dict[str, tuple[str, int, int, str, int]] = {
 }
 
 
-@pytest.mark.parametrize("case", ORDER)
 @emulated()
-def test_order_of_checks(case: str, machine: Machine) -> None:
+def test_order_of_checks(machine: Machine) -> None:
     """1.D: the first check that fails decides, in the order that the section lists; nothing is made then."""
     new_named("/owned")
     bsd.shm_open2("/sealable", EXCLUSIVE, 0o600, bsd.SHM_ALLOW_SEALING)
     before = machine.objects()
-    path, flags, shm_flags, rule, number = ORDER[case]
-    with refused(rule, number):
-        bsd.shm_open2(path, flags, 0o600, shm_flags)
+    for path, flags, shm_flags, rule, number in ORDER.values():
+        with refused(rule, number):
+            bsd.shm_open2(path, flags, 0o600, shm_flags)
     assert machine.objects() == before
 
 
@@ -289,19 +287,19 @@ def _write(descriptor: int, data: bytes) -> None:
     assert os.write(descriptor, data) == len(data)
 
 
-@pytest.mark.parametrize("by", ["_pwrite", "_write"])
 @emulated()
-def test_D10_writing_to_the_descriptor_clears_tags(by: str) -> None:
+def test_D10_writing_to_the_descriptor_clears_tags() -> None:
     """D10: write(2) and pwrite(2) on the descriptor clear the tags of what they change, and of nothing else."""
-    write: Callable[[int, bytes], None] = globals()[by]
     descriptor = new_object()
     memory = shared(descriptor)
-    store(memory)
-    beside = store(memory, 16)
-    other = new_value()
-    write(descriptor, bits(other))
-    check_stripped(memory, other)
-    check_tagged(memory, beside, 16)
+    writes: list[Callable[[int, bytes], None]] = [_pwrite, _write]
+    for write in writes:
+        store(memory)
+        beside = store(memory, 16)
+        other = new_value()
+        write(descriptor, bits(other))
+        check_stripped(memory, other)
+        check_tagged(memory, beside, 16)
 
 
 @emulated()
