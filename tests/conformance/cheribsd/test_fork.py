@@ -62,6 +62,50 @@ def test_F1_private_memory_is_copied_with_tags(kind: str) -> None:
     check_tagged(memory, value)
 
 
+@emulated()
+def test_F1_private_pages_that_were_not_written_yet() -> None:
+    """F1: that goes for pages of a private mapping that are still the object's as well; a write parts them later."""
+    descriptor = new_object()
+    common, memory = shared(descriptor), private(descriptor)
+    value = store(common)
+
+    def body() -> None:
+        check_tagged(memory, value)
+        store(memory, 16)
+        check_tagged(memory, value)
+
+    ask_child(body)
+    check_tagged(memory, value)
+    assert common.read(16, 16) == bytes(16)
+
+
+@emulated()
+def test_F2_protection_of_parts() -> None:
+    """F2: what has CAP loses it: of a mapping in parts each keeps its other permissions, and so does the rest."""
+    memory = shared(new_object("shm", 4 * PAGE), RWC, 4 * PAGE)
+    values = [store(memory, page * PAGE) for page in range(4)]
+    bsd.mprotect(memory, PAGE, R)
+    bsd.mprotect(memory + PAGE, PAGE, bsd.PROT_NONE)
+    bsd.mprotect(memory + 2 * PAGE, PAGE, RW | bsd.PROT_NO_CAP)
+    others = anonymous()
+    kept = store(others)
+
+    def body() -> None:
+        check_stripped(memory, values[0])
+        with pytest.raises(PageViolation):
+            memory.write(0, b"x")
+        check_absent(memory, "SEGV_ACCERR", PAGE)
+        for page in (2, 3):
+            check_stripped(memory, values[page], page * PAGE)
+            check_no_store(memory, page * PAGE + 16)
+        check_tagged(others, kept)
+
+    ask_child(body)
+    bsd.mprotect(memory, 4 * PAGE, RW)
+    for page in range(4):
+        check_tagged(memory, values[page], page * PAGE)
+
+
 @KINDS
 @emulated()
 def test_F2_owner_bound_memory_loses_cap_in_the_child(kind: str, machine: Machine) -> None:

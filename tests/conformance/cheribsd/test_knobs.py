@@ -14,6 +14,8 @@ from tests.conformance.cheribsd.support import (
     SHARED_ANON,
     anonymous,
     check_no_store,
+    check_stripped,
+    check_tagged,
     emulated,
     new_object,
     refused,
@@ -106,6 +108,22 @@ def test_K1_object_of_another_process() -> None:
 
     ask_child(body)
     store(shared(descriptor))
+
+
+@emulated()
+def test_K1_at_fork() -> None:
+    """K1: a process that may not share forks children that lose CAP in memory for everybody, as by F2."""
+    memory = shared(new_object("share-cap"))
+    value = store(memory)
+    ask_child(lambda: check_tagged(memory, value))
+    control(DISABLE)
+
+    def body() -> None:
+        check_stripped(memory, value)
+        check_no_store(memory, 16)
+
+    ask_child(body)
+    check_tagged(memory, value)
 
 
 @emulated()
