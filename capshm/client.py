@@ -47,6 +47,7 @@ class Client:
         self._pid = os.getpid()
         self._vmspace = 0
         self._policy = self._isa = ""
+        self._faults = "raise"
         self._child: socket.socket | None = None  # between the hooks of a fork
         self._plan: Answer | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
@@ -84,7 +85,7 @@ class Client:
         answer = self._connection.ask("attach", name=name[:1024], layout=layout())
         try:
             self._vmspace = answer.number("vmspace")
-            self._policy, self._isa = answer.text("policy"), answer.text("isa")
+            self._policy, self._isa, self._faults = answer.text("policy"), answer.text("isa"), answer.text("faults")
             process.join(self, answer.number("arena_size"), answer.descriptors[0])
             lib.capshm_set_isa(self._isa == "rvy")
         finally:
@@ -142,11 +143,17 @@ class Client:
         child, self._child = self._child, None
         self._connection = None if child is None else Connection(child)
         self._pid = os.getpid()
+        if plan is None:
+            return  # the parent was told so, or was unattached itself; every call tells this process
         try:
-            if plan is None or self._connection is None or not is_attached:
+            if self._connection is None or not is_attached:
                 raise errors.NotAttached(f"process {os.getpid()}, forked by {os.getppid()}, is not attached")
             self._vmspace = self._connection.ask("forked").number("vmspace")
             self._change_inherited(plan)
+            if self._faults == "signal":
+                from capshm import _uncaught  # only here: most machines do without
+
+                _uncaught.end_by_signal()
         except BaseException:
             if self._connection is not None:
                 self._connection.close()
@@ -223,6 +230,7 @@ def detach() -> None:
     client, _current = _current, None
     if client is None:
         return
+    lib.capshm_set_isa(False)  # the default again
     process.leave()
     client.close()
 

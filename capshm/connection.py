@@ -24,7 +24,7 @@ MACHINE_VARIABLE = "CAPSHM_MACHINE"
 """The environment variable that names the machine to a program that was started by one."""
 
 _PACKET_LIMIT = 64 << 10
-_DESCRIPTORS = 8
+_DESCRIPTORS = 100
 _PACKAGE = str(Path(__file__).parent) + os.sep
 
 Range: TypeAlias = tuple[int, int]
@@ -110,6 +110,7 @@ class Connection:
         self.lock = threading.RLock()
         self._socket: socket.socket | None = sock
         self._next = 1
+        self._stale: list[tuple[int, int]] = []  # ranges that were answered to nobody
         self._why_gone = ""
 
     @property
@@ -150,10 +151,13 @@ class Connection:
         try:
             sock.sendmsg([text], ancillary, socket.MSG_NOSIGNAL)
             while True:
-                answer = _receive(sock)
+                answer = receive(sock)
                 if answer.number("n") == number:
                     break
-                answer.close()  # to a request that an exception of a signal handler cut short
+                # To a request that an exception of a signal handler cut short. What it mapped is nowhere.
+                answer.close()
+                if "address" in answer.body:
+                    self._stale.append((answer.number("address"), answer.number("length")))
         except (EOFError, ConnectionError, BrokenPipeError) as error:
             self.close("the broker has ended, or has closed the connection")
             raise self.refusal() from error
@@ -163,11 +167,15 @@ class Connection:
                     f"{do}: descriptor {descriptors[0]} is not open", errno=errno.EBADF, rule="host"
                 ) from None
             raise
+        while self._stale:
+            start, length = self._stale.pop()
+            self._ask(sock, "undo", (), {"start": start, "end": start + length})
         _raise_refusal(do, answer)
         return answer
 
 
-def _receive(sock: socket.socket) -> Answer:
+def receive(sock: socket.socket) -> Answer:
+    """Wait for the next answer. EOFError: the broker has closed the connection; OSError: no descriptor was free."""
     text, ancillary, flags, _ = sock.recvmsg(
         _PACKET_LIMIT, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
     )

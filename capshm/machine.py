@@ -238,7 +238,7 @@ class Machine:
         return records.processes(client.current().ask)
 
     def objects(self) -> list[records.Object]:
-        """All memory objects that still exist, mapped or not."""
+        """All memory objects that still exist, mapped or not. One goes when the kernel has dropped its memory."""
         return records.objects(client.current().ask)
 
     def mappings(self, pid: SupportsIndex) -> list[records.Mapping]:

@@ -26,8 +26,8 @@ class Process(NamedTuple):
 class Object(NamedTuple):
     """A memory object. owner: the vmspace that may map it with capability permission; None: nobody, or everybody.
 
-    size: in bytes, as far as the broker can know it: an object without name is not in its hands (then -1). tag_count:
-    capabilities in shared memory, -1 where the broker does not count.
+    size: in bytes; -1 where no process of the machine has a descriptor of it any more, mapped or not. tag_count:
+    granules whose tag bit is set; what was written past capshm may still be counted.
     """
 
     id: int

@@ -148,7 +148,11 @@ def accept(listener: socket.socket) -> Connection | None:
 
 def adopt(fd: int) -> Connection:
     """A child's connection from the descriptor that its parent sent; fd is used up. ValueError: it is none."""
-    sock = socket.socket(fileno=fd)
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise ValueError("the descriptor is no socket") from None
     kind = sock.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     if sock.family != socket.AF_UNIX or kind != socket.SOCK_SEQPACKET or pid_of(sock) is None:
         sock.close()

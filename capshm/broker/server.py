@@ -133,6 +133,8 @@ class Server:
                 f"a request is at most {messages.PACKET_LIMIT} bytes and {messages.DESCRIPTORS_LIMIT} descriptor",
             )
             return
+        # First, since what has ended may have left its inode number to the very file that the request is about.
+        self._objects_ended()
         try:
             reply = self._answer(connection, request, packet)
         except CapshmError as error:
@@ -181,7 +183,7 @@ class Server:
             return self._attach(connection, request)
         if isinstance(request, messages.Forked):
             return self._forked(connection, packet.pid)
-        if (reply := self._look(request)) is not None:
+        if connection.pid is not None and (reply := self._look(request)) is not None:
             return reply
         process = self._processes.of(connection)
         if process is None or process.member is None:

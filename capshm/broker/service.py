@@ -63,8 +63,8 @@ class Service:
         except Refusal as refusal:
             self._state.record(member, request, is_allowed=False, rule=refusal.rule, message=refusal.message)
             return _refused(refusal.rule, refusal.errno, refusal.message)
-        except openings.HostRefusal as refusal:
-            return _refused("host", refusal.errno or errno.EIO, str(refusal.strerror))
+        except OSError as error:
+            return _refused("host", error.errno or errno.EIO, f"this machine's kernel cannot: {error.strerror}")
 
     # Members
 
@@ -146,11 +146,13 @@ class Service:
     def objects(self) -> Reply:
         """All objects that still exist."""
         state = self._state
+        sizes = state.segments.sizes(member.pid for member in state.members.values() if member.pid)
         rows: list[Value] = []
         for memory in state.objects:
             kept = state.segments.kept(memory.id)
-            size = -1 if kept is None else kept.size()
-            rows.append([memory.id, memory.kind.value, memory.name, size, memory.owner, memory.is_share_cap, -1])
+            size = sizes.get(memory.id, -1) if kept is None else kept.size()
+            tags = state.segments.count_tags(memory.id)
+            rows.append([memory.id, memory.kind.value, memory.name, size, memory.owner, memory.is_share_cap, tags])
         return Reply({"objects": rows})
 
     def audit(self, start: int) -> Reply:

@@ -141,11 +141,46 @@ def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> No
             inherit=flag_bits("inherit", kind),
         )
         try:
+            for row in answer.rows("moves"):
+                _move_into_object(row, answer.descriptors)
             for start, end in answer.ranges("changes"):
                 is_inherited = kind not in (INHERIT_NONE, INHERIT_ZERO)
                 check(lib.capshm_set_inherit(start, end - start, is_inherited), "minherit")
         finally:
             answer.close()
+
+
+def _move_into_object(row: list[object], descriptors: list[int]) -> None:
+    """Make private memory shared: fill its new object at a place of its own, tags included, then map it instead."""
+    start, end, place, number = (int(str(row[index])) for index in (0, 1, 2, 4))
+    letters, has = str(row[3]), str(row[6])
+    given = {letter: descriptors.pop(0) for letter in has}
+    everything = "rwRW" if "t" in given else "rw"
+
+    def map_at(address: int, letters: str) -> None:
+        map_object(
+            address,
+            end - start,
+            letters=letters,
+            data=given["d"],
+            tags=given.get("t", -1),
+            clear=given["c"],
+            number=number,
+            is_shared=True,
+            is_tags_writable=True,
+            is_kept_at_fork=bool(row[5]),
+        )
+
+    try:
+        map_at(place, everything)
+        check(lib.capshm_protect(start, end - start, page_permissions(everything)), "minherit")
+        root = make(start, lib.METADATA_ROOT, tag=True)
+        root.copy_to(root.with_address(place), end - start)
+        check(lib.capshm_unmap_range(place, end - start), "minherit")
+        map_at(start, letters)
+    finally:
+        for fd in given.values():
+            os.close(fd)
 
 
 def mincore(addr: Address, length: SupportsIndex) -> list[int]:
