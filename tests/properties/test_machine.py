@@ -85,7 +85,8 @@ def step(**drawn: Any) -> Callable[[Callable[..., None]], Any]:
             except NotPossible:
                 pass
 
-        return rule(**drawn)(wrapper)
+        made: Callable[[Callable[..., None]], Any] = rule(**drawn)
+        return made(wrapper)
 
     return decorate
 
