@@ -75,7 +75,7 @@ def attach_segment(state: State, member: Member, request: messages.ShmAt, descri
         raise
 
 
-def _new_anonymous(state: State, memory: MemoryObject, size: int, *, is_writable: bool) -> int:
+def _new_anonymous(state: State, memory: MemoryObject, size: int, *, is_writable: bool = True) -> int:
     fd = new_memfd(f"capshm-{memory.kind.value}-{memory.id}", size=size)
     try:
         if not is_writable:
