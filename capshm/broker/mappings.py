@@ -218,13 +218,14 @@ def inherit(state: State, member: Member, request: messages.Inherit, descriptors
 
 
 def _describe_move(state: State, member: Member, entry: Entry, memory: MemoryObject, has: str) -> Value:
-    """start, end, a free place to fill the object at, rights, object, is_kept_at_fork, has."""
+    """start, end, a free place to fill the object at, rights, object, is_kept_at_fork, has, maximum."""
     length = entry.end - entry.start
     place = member.space.find_free(representable_length(length), max(4096, (1 << 64) - representable_mask(length)))
     if place is None:
         raise openings.HostRefusal(errno.ENOMEM, f"the arena has no room to copy {length} bytes")
     is_kept = state.policy.keeps_capabilities_at_fork(memory)
-    return [entry.start, entry.end, place, entry.current.letters, memory.id, is_kept, has]
+    rights, maximum = entry.current.letters, entry.maximum.letters
+    return [entry.start, entry.end, place, rights, memory.id, is_kept, has, maximum]
 
 
 def _address(address: messages.Address) -> Address:

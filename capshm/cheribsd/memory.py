@@ -153,11 +153,11 @@ def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> No
 def _move_into_object(row: list[object], descriptors: list[int]) -> None:
     """Make private memory shared: fill its new object at a place of its own, tags included, then map it instead."""
     start, end, place, number = (int(str(row[index])) for index in (0, 1, 2, 4))
-    letters, has = str(row[3]), str(row[6])
+    letters, has, maximum = str(row[3]), str(row[6]), str(row[7])
     given = {letter: descriptors.pop(0) for letter in has}
     everything = "rwRW" if "t" in given else "rw"
 
-    def map_at(address: int, letters: str) -> None:
+    def map_at(address: int, letters: str, maximum: str) -> None:
         map_object(
             address,
             end - start,
@@ -167,17 +167,21 @@ def _move_into_object(row: list[object], descriptors: list[int]) -> None:
             clear=given["c"],
             number=number,
             is_shared=True,
-            is_tags_writable=True,
+            is_tags_writable="W" in maximum,
             is_kept_at_fork=bool(row[5]),
         )
 
     try:
-        map_at(place, everything)
+        map_at(place, everything, everything)
         check(lib.capshm_protect(start, end - start, page_permissions(everything)), "minherit")
         root = make(start, lib.METADATA_ROOT, tag=True)
         root.copy_to(root.with_address(place), end - start)
         check(lib.capshm_unmap_range(place, end - start), "minherit")
-        map_at(start, letters)
+        for has, right in (("d", "w"), ("t", "W")):
+            if has in given and right not in maximum:
+                writable, given[has] = given[has], os.open(f"/proc/self/fd/{given[has]}", os.O_RDONLY | os.O_CLOEXEC)
+                os.close(writable)
+        map_at(start, letters, maximum)
     finally:
         for fd in given.values():
             os.close(fd)

@@ -23,3 +23,17 @@ def test_no_writing_beyond_the_maximum(flags: int) -> None:
             memory = bsd.mmap(None, 4096, prot, flags, fd, 0)
             libc = ctypes.CDLL(None, use_errno=True)
             assert libc.mprotect(ctypes.c_void_p(memory.address), ctypes.c_size_t(4096), READ_WRITE) != 0
+
+
+@pytest.mark.slow
+@isolated()
+def test_what_becomes_shared_is_held_to_its_maximum() -> None:
+    """INHERIT_SHARE of private memory whose maximum lacks WRITE: it stays so for the kernel, with its content."""
+    with Machine(policy="open"):
+        memory = bsd.mmap(None, 4096, READ_WRITE, bsd.MAP_PRIVATE | bsd.MAP_ANON)
+        memory.store_capability(0, memory)
+        bsd.mprotect(memory, 4096, bsd.PROT_READ | bsd.PROT_MAX(bsd.PROT_READ))
+        bsd.minherit(memory, 4096, bsd.INHERIT_SHARE)
+        assert memory.load_capability(0) == memory
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.mprotect(ctypes.c_void_p(memory.address), ctypes.c_size_t(4096), READ_WRITE) != 0

@@ -22,7 +22,6 @@ from tests.properties.reference_machine import (
     Fault,
     Frame,
     Held,
-    NotYet,
     Open,
     Process,
     ReferenceMachine,
@@ -233,8 +232,6 @@ class World:
             expected = Outcome("value")
         except Refusal as refusal:
             expected = refused(refusal)
-        except NotYet:
-            expected = Outcome("error", "CapshmError")
         self.do(name, f"bsd.{call}({arguments})", "", expected)
 
     # Memory

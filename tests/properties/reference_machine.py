@@ -39,10 +39,6 @@ class Fault(Exception):
         self.signal = signal
 
 
-class NotYet(Exception):
-    """What the specification allows and capshm says that it cannot do yet; nothing is changed."""
-
-
 @dataclass
 class Frame:
     """A page of memory, wherever it is mapped."""
@@ -236,9 +232,23 @@ class ReferenceMachine:
     def inherit(self, process: Process, address: Address, length: int, inherit: int) -> None:
         """minherit."""
         plan = plan_inherit(process.space, self.policy, address, length, inherit)
-        if plan.needs_object:
-            raise NotYet
-        commit_inherit(process.space, plan)
+        made = []
+        for new in plan.needs_object:
+            identity = self.objects.prepare(Kind.ANONYMOUS, owner=process.space.serial, is_share_cap=new.is_share_cap)
+            memory = Memory(self.objects.add(identity), new.end - new.start)
+            self.memories[identity.id] = memory
+            for page in range(new.start, new.end, PAGE):
+                memory.frames[(page - new.start) // PAGE] = self._taken_out(process, page)
+            made.append(identity)
+        commit_inherit(process.space, plan, made)
+
+    def _taken_out(self, process: Process, page: int) -> Frame:
+        """A page of private memory, which is private no more."""
+        entry = process.entry_at(page)
+        assert entry is not None
+        if page in process.private or entry.object is None:
+            return process.private.pop(page, Frame())
+        return self._snapshot(entry, page)
 
     # Memory
 
