@@ -473,8 +473,8 @@ def run(machine: type[Walk], seed: int, runs: int, length: int, *phases: Phase) 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["cheribsd", "open", "isolated"])
 def test_a_machine_is_as_the_reference_says(policy: str) -> None:
-    """Any steps of any processes: a hundred of them."""
-    walk(policy=policy, seed=random.randrange(1 << 32), runs=2, length=50)
+    """Any steps of any processes: a hundred or more of them."""
+    walk(policy=policy, seed=random.randrange(1 << 32), runs=4, length=50)
 
 
 @pytest.mark.slow
