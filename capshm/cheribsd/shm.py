@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import operator
 import os
 from typing import Final, SupportsIndex
@@ -56,6 +57,7 @@ def shm_open2(
         shm_flags=flag_bits("shmflags", shmflags),
         is_share_cap=bool(bits & O_SHARECAP),
         name=name,
+        has_room=_has_room(),
     )
     return _descriptor(answer, is_kept_by_exec=not bits & os.O_CLOEXEC)
 
@@ -66,8 +68,19 @@ def memfd_create(name: str, flags: SupportsIndex = 0) -> int:
     ENOSYS for MFD_HUGETLB (D9). name: what /proc shows.
     """
     bits = flag_bits("flags", flags)
-    answer = client.current().ask("memfd_create", name=name, flags=bits)
+    answer = client.current().ask("memfd_create", name=name, flags=bits, has_room=_has_room())
     return _descriptor(answer, is_kept_by_exec=not bits & MFD_CLOEXEC)
+
+
+def _has_room() -> bool:
+    """Whether this process can take another descriptor: so that nothing is made for one that cannot (1.D/7)."""
+    try:
+        os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return False
+    return True
 
 
 def _descriptor(answer: Answer, *, is_kept_by_exec: bool) -> int:
