@@ -6,7 +6,6 @@ The standard library's json will do: attaching must stay cheap.
 from __future__ import annotations
 
 import array
-import errno
 import json
 import os
 import socket
@@ -25,10 +24,11 @@ Range: TypeAlias = tuple[int, int]
 
 
 class Answer(NamedTuple):
-    """What the broker answered. descriptors: the caller's to close."""
+    """What the broker answered. descriptors: the caller's to close; is_cut: this process had no room for them."""
 
     body: dict[str, object]
     descriptors: list[int]
+    is_cut: bool = False
 
     def number(self, name: str) -> int:
         """The field `name`, an int."""
@@ -76,7 +76,7 @@ def receive(sock: socket.socket) -> Answer:
     answer = Answer(json.loads(text), descriptors.tolist())
     if flags & socket.MSG_CTRUNC:
         answer.close()
-        raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}: the broker's answer came with a descriptor")
+        return answer._replace(is_cut=True)
     if "long" in answer.body:
         with os.fdopen(answer.descriptors.pop(), "rb") as file:
             file.seek(0)

@@ -113,9 +113,17 @@ class Client:
                     f"{do}: descriptor {descriptors[0]} is not open", errno=errno.EBADF, rule="host"
                 ) from None
             raise
+        if answer.is_cut and "address" in answer.body:
+            self._stale.append((answer.number("address"), answer.number("length")))
         while self._stale:
             start, length = self._stale.pop()
             self._ask(sock, "undo", (), {"start": start, "end": start + length})
+        if answer.is_cut:
+            raise errors.Refused(
+                f"process {os.getpid()}: {do}: no descriptor is free for those that the broker's answer came with",
+                errno=errno.EMFILE,
+                rule="host",
+            )
         _wire.raise_refusal(do, answer)
         return answer
 
