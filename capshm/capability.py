@@ -11,12 +11,14 @@ Offsets count from `address`. They may be negative; the sum wraps at 2**64 as th
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, SupportsIndex
 
 from capshm import _registers, encoding
 from capshm._native import ffi, lib
 from capshm._status import fail
+from capshm.errors import NotAttached
 from capshm.permissions import Permissions
 
 if TYPE_CHECKING:
@@ -180,7 +182,10 @@ class Capability:
         return text
 
     def __repr__(self) -> str:
-        return f"<Capability {self}>"
+        try:
+            return f"<Capability {self}>"
+        except NotAttached:  # a traceback may show what a machine that was left has left behind
+            return f"<Capability of no machine: process {os.getpid()} is not attached>"
 
     def __reduce__(self) -> tuple[object, ...]:
         return untagged, self._words()
