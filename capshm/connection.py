@@ -32,10 +32,11 @@ Argument: TypeAlias = "str | int | bool | Sequence[Argument] | None"
 
 
 class Answer(NamedTuple):
-    """What the broker answered. descriptors: the caller's to close."""
+    """What the broker answered. descriptors: the caller's to close; is_cut: this process had no room for them."""
 
     body: dict[str, object]
     descriptors: list[int]
+    is_cut: bool = False
 
     def number(self, name: str) -> int:
         """The field `name`, an int."""
@@ -167,15 +168,23 @@ class Connection:
                     f"{do}: descriptor {descriptors[0]} is not open", errno=errno.EBADF, rule="host"
                 ) from None
             raise
+        if answer.is_cut and "address" in answer.body:
+            self._stale.append((answer.number("address"), answer.number("length")))
         while self._stale:
             start, length = self._stale.pop()
             self._ask(sock, "undo", (), {"start": start, "end": start + length})
+        if answer.is_cut:
+            raise errors.Refused(
+                f"process {os.getpid()}: {do}: no descriptor is free for those that the broker's answer came with",
+                errno=errno.EMFILE,
+                rule="host",
+            )
         _raise_refusal(do, answer)
         return answer
 
 
 def receive(sock: socket.socket) -> Answer:
-    """Wait for the next answer. EOFError: the broker has closed the connection; OSError: no descriptor was free."""
+    """Wait for the next answer. EOFError: the broker has closed the connection."""
     text, ancillary, flags, _ = sock.recvmsg(
         _PACKET_LIMIT, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
     )
@@ -188,7 +197,7 @@ def receive(sock: socket.socket) -> Answer:
     answer = Answer(json.loads(text), descriptors.tolist())
     if flags & socket.MSG_CTRUNC:
         answer.close()
-        raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}: the broker's answer came with a descriptor")
+        return answer._replace(is_cut=True)
     if "long" in answer.body:
         with os.fdopen(answer.descriptors.pop(), "rb") as file:
             file.seek(0)

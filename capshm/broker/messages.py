@@ -91,7 +91,7 @@ class Inherit(Message, frozen=True, tag="inherit"):
 
 
 class ShmOpen(Message, frozen=True, tag="shm_open"):
-    """shm_open2. path None: SHM_ANON. flags: the host's; O_SHARECAP: is_share_cap."""
+    """shm_open2. path None: SHM_ANON. flags: the host's; O_SHARECAP: is_share_cap. has_room: for a descriptor."""
 
     path: Name | None
     flags: Flags
@@ -99,6 +99,7 @@ class ShmOpen(Message, frozen=True, tag="shm_open"):
     shm_flags: Flags = 0
     is_share_cap: bool = False
     name: Name | None = None
+    has_room: bool = True
 
 
 class MemfdCreate(Message, frozen=True, tag="memfd_create"):
@@ -106,6 +107,7 @@ class MemfdCreate(Message, frozen=True, tag="memfd_create"):
 
     name: Name
     flags: Flags
+    has_room: bool = True
 
 
 class ShmUnlink(Message, frozen=True, tag="shm_unlink"):

@@ -158,7 +158,7 @@ def expect(what):
 def program(machine):
 '''
 
-_TAIL = '''\
+_TAIL = """\
     turn("")
 
 
@@ -176,7 +176,7 @@ try:
 except BaseException:
     baton[0] = FAILED
     raise
-'''
+"""
 
 
 def text(policy: str, seed: int, steps: list[Step]) -> str:

@@ -215,9 +215,7 @@ class World:
             plan.length,
             plan.permissions,
         ), f"{name}: {source}: {said}, and not {plan}"
-        process.held[variable] = Held(
-            address, said.length, said.permissions, int.from_bytes(said.data[8:], "little")
-        )
+        process.held[variable] = Held(address, said.length, said.permissions, int.from_bytes(said.data[8:], "little"))
 
     def change(self, name: str, call: str, place: Place, length: int, argument: int | None = None) -> None:
         """munmap, mprotect or minherit."""

@@ -13,7 +13,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import seed as with_seed
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from capshm import cheribsd as bsd
 from capshm.model.objects import Kind
@@ -196,9 +203,7 @@ class Walk(RuleBasedStateMachine):
         offset=st.sampled_from([0, 0, 0, PAGE, 2 * PAGE, 100]),
         extra=extras,
     )
-    def map_object(
-        self, who: int, which: int, prot: int, private: bool, length: int, offset: int, extra: int
-    ) -> None:
+    def map_object(self, who: int, which: int, prot: int, private: bool, length: int, offset: int, extra: int) -> None:
         """By a descriptor."""
         process = self.process(who)
         fd = self.descriptor(process, which)
@@ -267,7 +272,12 @@ class Walk(RuleBasedStateMachine):
         self.guard(lambda: self.world.change(name, "mprotect", place, length, prot))
 
     @rule(
-        who=numbers, which=numbers, at=offsets, how=how_pointed, length=lengths, inherit=st.sampled_from([0, 1, 2, 3, 9])
+        who=numbers,
+        which=numbers,
+        at=offsets,
+        how=how_pointed,
+        length=lengths,
+        inherit=st.sampled_from([0, 1, 2, 3, 9]),
     )
     def inherit(self, who: int, which: int, at: int, how: str, length: int, inherit: int) -> None:
         """minherit of a part or all."""
@@ -333,9 +343,7 @@ class Walk(RuleBasedStateMachine):
         """store_capability."""
         process, variable, offset = self.somewhere(who, which, granule)
         stored = self.variable(process, value)
-        self.guard(
-            lambda: self.world.store(process.name, variable, offset, stored, moved, tag=bool(tag % 5))
-        )
+        self.guard(lambda: self.world.store(process.name, variable, offset, stored, moved, tag=bool(tag % 5)))
 
     @rule(who=numbers, which=numbers, granule=numbers)
     def load(self, who: int, which: int, granule: int) -> None:
