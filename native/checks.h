@@ -114,8 +114,12 @@ ALWAYS_INLINE enum status store_in_page(uint32_t authority, uint64_t address, co
                                         enum line_result *result, uint32_t *done) {
     const uint64_t entry = page_table_look_up(address);
     *done = 0;
+    const uint64_t first_tagged = address + ((uint64_t)__builtin_ctzll(tagged | (uint64_t)1 << 63) << GRANULE_SHIFT);
     if (unlikely(!(entry & PAGE_WRITE)))
-        return refuse_write(authority, address, entry);
+        /* What is refused must not copy the page either. */
+        return tagged != 0 && (entry & PAGE_COPY) && !(entry & PAGE_STORE_CAP)
+                   ? refuse(STATUS_STORE_TAG_VIOLATION, authority, first_tagged)
+                   : refuse_write(authority, address, entry);
     *place = line_place_of(page_table_region(entry), address, count);
     if (likely((entry & PAGE_STORE_CAP) && place->region->is_lines_writable)) {
         if (tagged != 0)
@@ -124,8 +128,7 @@ ALWAYS_INLINE enum status store_in_page(uint32_t authority, uint64_t address, co
         return STATUS_OK;
     }
     if (tagged != 0)
-        return refuse(STATUS_STORE_TAG_VIOLATION, authority,
-                      address + ((uint64_t)__builtin_ctzll(tagged) << GRANULE_SHIFT));
+        return refuse(STATUS_STORE_TAG_VIOLATION, authority, first_tagged);
     *result = store_plainly(*place, values, stride);
     return STATUS_OK;
 }

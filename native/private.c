@@ -100,6 +100,18 @@ static enum line_result take_snapshot(uint64_t page, struct line_place *place) {
     return LINE_DONE;
 }
 
+/* The same for a page that may not be read now: it is made readable for an instant. */
+static enum line_result take_snapshot_of_any(uint64_t page, struct line_place *place) {
+    const uint64_t entry = page_table_look_up(page);
+    const int protection = page_protection((uint32_t)entry);
+    if (entry & PAGE_READ)
+        return take_snapshot(page, place);
+    mprotect((void *)page, PAGE_BYTES, protection | PROT_READ);
+    const enum line_result result = take_snapshot(page, place);
+    mprotect((void *)page, PAGE_BYTES, protection);
+    return result;
+}
+
 /* Nobody else looks at these lines: the page does not belong to the private region yet. */
 static void set_tags(uint64_t page, const struct granule *data, const uint64_t *tagged) {
     for (uint32_t line = 0; line < PAGE_LINES; line++) {
@@ -181,7 +193,7 @@ enum status private_copy_page(uint64_t address, uint32_t authority) {
             return STATUS_AGAIN;
         }
         struct line_place place;
-        const enum line_result result = take_snapshot(page, &place);
+        const enum line_result result = take_snapshot_of_any(page, &place);
         if (result == LINE_DONE) {
             const bool is_replaced = replace_page(page);
             leave_alone();
@@ -218,21 +230,14 @@ void private_handle_raw_writes(void) {
     program_write_fault = copy_for_raw_write;
 }
 
-/* A page that may not be read now is made readable for an instant. */
 static enum status stage_page(uint64_t page, struct stage *stage, uint64_t offset) {
     uint64_t waited = 0;
     for (;;) {
         const enum status entered = enter_alone();
         if (entered != STATUS_OK)
             return entered;
-        const uint64_t entry = page_table_look_up(page);
-        const int protection = page_protection((uint32_t)entry);
-        if (!(entry & PAGE_READ))
-            mprotect((void *)page, PAGE_BYTES, protection | PROT_READ);
         struct line_place place;
-        const enum line_result result = take_snapshot(page, &place);
-        if (!(entry & PAGE_READ))
-            mprotect((void *)page, PAGE_BYTES, protection);
+        const enum line_result result = take_snapshot_of_any(page, &place);
         if (result == LINE_DONE || result == LINE_FAULTED) { /* past the end of the object: zero, and untagged */
             if (result == LINE_FAULTED)
                 memset(&snapshot, 0, sizeof snapshot);

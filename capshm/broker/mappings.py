@@ -43,7 +43,8 @@ def map_memory(state: State, member: Member, request: messages.Map, descriptors:
         memory = plan.entry.object
         if plan.object_needed is not None:
             memory = state.objects.prepare(plan.object_needed, owner=member.serial, is_share_cap=plan.is_share_cap)
-            fd = _new_anonymous(state, memory, plan.entry.end - plan.entry.start)
+            is_writable = Rights.WRITE in plan.entry.maximum
+            fd = _new_anonymous(state, memory, plan.entry.end - plan.entry.start, is_writable=is_writable)
             given.append(("d", fd))
         elif descriptors and plan.entry.is_shared and Rights.WRITE not in plan.entry.maximum:
             given += _read_only(descriptors[0], plan.entry)
@@ -74,9 +75,12 @@ def attach_segment(state: State, member: Member, request: messages.ShmAt, descri
         raise
 
 
-def _new_anonymous(state: State, memory: MemoryObject, size: int) -> int:
+def _new_anonymous(state: State, memory: MemoryObject, size: int, *, is_writable: bool = True) -> int:
     fd = new_memfd(f"capshm-{memory.kind.value}-{memory.id}", size=size)
     try:
+        if not is_writable:
+            original, fd = fd, reopen(fd, os.O_RDONLY)
+            os.close(original)
         state.segments.adopt(memory.id, fd)
     except BaseException:
         os.close(fd)

@@ -372,3 +372,42 @@ def test_the_gate_knows_who_is_there() -> None:
         go.set()
         assert child.wait() == 0
     assert list(pids[0 : lib.capshm_gate_processes(pids, 8)]) == [os.getpid()]
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_private_page_that_cannot_be_read_is_copied_all_the_same() -> None:
+    """MAP_PRIVATE with PROT_WRITE alone: every kind of write works, and takes the page's data along."""
+    attach()
+    of = Object()
+    origin = map_at(place(0), of)
+    origin.write(0, b"before")
+    private = map_at(place(1), of, shared=False, permissions=lib.PAGE_WRITE | lib.PAGE_STORE_CAP)
+    private.write(16, b"by a call")
+    private.store_capability(PAGE, private)
+    ctypes.memset(private.address + 2 * PAGE, 1, 1)
+    lib.capshm_protect(private.address, SIZE, ALL)
+    assert private.read(0, 25) == b"before" + bytes(10) + b"by a call"
+    assert private.load_capability(PAGE) == private
+    assert private.read(2 * PAGE, 1) == b"\1"
+    assert origin.read(16, 9) == bytes(9)
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_refused_store_copies_no_page() -> None:
+    """A tagged store that the page does not permit leaves a page of a private mapping with its object."""
+    attach()
+    of = Object()
+    origin, private = map_at(place(0), of), map_at(place(1), of, shared=False, permissions=DATA)
+    with pytest.raises(StoreTagViolation):
+        private.store_capability(16, origin)
+    origin.store_capability(0, origin)
+    with pytest.raises(StoreTagViolation):
+        origin.copy_to(private, 16)
+    origin.write(32, b"later")
+    assert private.read(32, 5) == b"later"
+    with pytest.raises(StoreTagViolation):
+        private.store_capabilities(0, [origin.without_tag(), origin])
+    origin.write(32, b"again")
+    assert private.read(32, 5) == b"later"

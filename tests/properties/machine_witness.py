@@ -11,7 +11,8 @@ from capshm.model.constants import ARENA_SIZE, ARENA_START
 from capshm.model.rights import Rights
 from tests.properties.reference_machine import PAGE, Process
 
-_HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
+_HEADER = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) ")
+_FIRST = b"\n%x-" % ARENA_START
 _INHERIT = ("share", "copy", "none", "zero")
 _ARENA_END = ARENA_START + ARENA_SIZE
 
@@ -26,15 +27,17 @@ class Area(NamedTuple):
 
 def kernel_areas(pid: int) -> list[Area]:
     """What /proc/PID/smaps says about the arena."""
+    text = b"\n" + Path(f"/proc/{pid}/smaps").read_bytes()
     found = []
     start = end = 0
-    for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmFlags:"):
-            if ARENA_START <= start < _ARENA_END:
-                flags = set(line.split()[1:]) & {"rd", "wr", "ex", "ms", "mw"}
-                found.append(Area(start, end, frozenset(flags if "ms" in flags else flags - {"mw"})))
+    for line in text[text.index(_FIRST) + 1 :].splitlines():
+        if line.startswith(b"VmFlags:"):
+            flags = {word.decode() for word in line.split()[1:]} & {"rd", "wr", "ex", "ms", "mw"}
+            found.append(Area(start, end, frozenset(flags if "ms" in flags else flags - {"mw"})))
         elif header := _HEADER.match(line):
             start, end = (int(number, 16) for number in header.groups())
+            if start >= _ARENA_END:
+                break
     return found
 
 

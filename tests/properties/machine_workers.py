@@ -130,7 +130,7 @@ def perform(statement: str, expression: str, variables: dict[str, Any]) -> Outco
 def command(control: int, ends: tuple[int, int], descriptors: dict[str, int]) -> list[str]:
     """How a worker is started as a new program. ends: of the pair over which descriptors are passed."""
     facts = json.dumps([control, *ends, descriptors])
-    return [sys.executable, "-m", "tests.properties.machine_workers", facts]
+    return [sys.executable, "-c", "from tests.properties.machine_workers import main; main()", facts]
 
 
 def _exec(control: socket.socket, ends: tuple[int, int], descriptors: dict[str, int]) -> NoReturn:
@@ -146,7 +146,3 @@ def main() -> None:
     os.set_inheritable(control, False)
     ends = {name: socket.socket(fileno=fd) for name, fd in (("left", left), ("right", right))}
     serve(socket.socket(fileno=control), descriptors | ends)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
 """The whole machine as it should be, in plain Python: processes, what they map, and what is in memory.
 
 Two questions are answered here. Whether a call is allowed, and where a mapping goes, is asked of the pure functions of
-`capshm.model`, on address spaces and objects of this file's own. What memory holds is decided here alone, and as plainly
-as can be: a page is a list of bytes and a set of tagged granules, a fork copies every private page at once, and a page
-of a private mapping becomes private when it is first written. Nothing here knows how capshm keeps tags.
+`capshm.model`, on address spaces and objects of this file's own. What memory holds is decided here alone, and plainly:
+a page is a list of bytes and a set of tagged granules, a fork copies every private page at once, and a page of a
+private mapping becomes private when it is first written. Nothing here knows how capshm keeps tags.
 
 Raw writes are expected to write what was never there before: equal bytes are capshm's one deviation (cheribsd:6.2).
 """

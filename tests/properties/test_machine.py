@@ -4,13 +4,14 @@ Steps are statements of a program, done by real processes (`machine_workers`) an
 (`machine_world`). A run that fails prints the program that it was.
 """
 
+import functools
 import os
 import random
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
-from hypothesis import HealthCheck, Phase, assume, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as with_seed
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -57,9 +58,37 @@ def protections(draw: st.DrawFn) -> int:
 
 
 lengths = st.sampled_from([PAGE, PAGE, 2 * PAGE, 2 * PAGE, 3 * PAGE, 4 * PAGE, 1, 5000])
+inheritances = st.sampled_from([0, 1, 2, 3, 9])
 offsets = st.sampled_from([0, 0, 0, PAGE, 2 * PAGE])
 how_pointed = st.sampled_from(["pointer"] * 9 + ["number", "untagged", "no SW_VMEM"])
 extras = st.sampled_from([0] * 12 + [bsd.MAP_EXCL, bsd.MAP_PREFAULT_READ, bsd.MAP_SHARED | bsd.MAP_PRIVATE, 1 << 30])
+
+
+class NotPossible(Exception):
+    """What a step would need is not there: nothing is done."""
+
+
+def need(there_is: object) -> None:
+    """Go on only if it is there. (Hypothesis's assume would throw the whole run away.)"""
+    if not there_is:
+        raise NotPossible
+
+
+def step(**drawn: Any) -> Callable[[Callable[..., None]], Any]:
+    """A rule that may turn out not to be possible."""
+
+    def decorate(function: Callable[..., None]) -> Any:
+        @functools.wraps(function)
+        def wrapper(self: "Walk", **arguments: object) -> None:
+            try:
+                function(self, **arguments)
+            except NotPossible:
+                pass
+
+        made: Callable[[Callable[..., None]], Any] = rule(**drawn)
+        return made(wrapper)
+
+    return decorate
 
 
 class Walk(RuleBasedStateMachine):
@@ -84,7 +113,7 @@ class Walk(RuleBasedStateMachine):
         finally:
             self.world.close()
 
-    def guard(self, step: Callable[[], None]) -> None:
+    def guard(self, step: Callable[[], object]) -> None:
         """Do it; a failure leaves the program behind that leads to it."""
         try:
             step()
@@ -98,18 +127,18 @@ class Walk(RuleBasedStateMachine):
     def process(self, number: int) -> Process:
         """One that runs."""
         names = self.world.running()
-        assume(names)
+        need(names)
         return self.world.reference.processes[names[number % len(names)]]
 
     def variable(self, process: Process, number: int) -> str:
         """One of its capabilities, rather a recent one."""
-        assume(process.held)
+        need(process.held)
         names = list(reversed(process.held))
         return names[number % len(names)]
 
     def descriptor(self, process: Process, number: int) -> str:
         """One of its descriptors."""
-        assume(process.descriptors)
+        need(process.descriptors)
         names = list(reversed(process.descriptors))
         return names[number % len(names)]
 
@@ -123,11 +152,12 @@ class Walk(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         """Something to work with."""
-        self.make_object(0, "shm")
-        self.map_object(0, 0, READ_WRITE | bsd.PROT_CAP, False, 2 * PAGE, 0, 0)
-        self.map_anonymous(0, READ_WRITE, False, PAGE, 0)
+        self.make_object(who=0, kind="shm")
+        caps = READ_WRITE | bsd.PROT_CAP
+        self.map_object(who=0, which=0, prot=caps, private=False, length=2 * PAGE, offset=0, extra=0)
+        self.map_anonymous(who=0, prot=READ_WRITE, shared=False, length=PAGE, extra=0)
 
-    @rule(who=numbers, kind=st.sampled_from(["shm", "shm", "share-cap", "share-cap", "memfd", "file", "zero"]))
+    @step(who=numbers, kind=st.sampled_from(["shm", "shm", "share-cap", "share-cap", "memfd", "file", "zero"]))
     def make_object(self, who: int, kind: str) -> None:
         """A new object and its descriptor."""
         process = self.process(who)
@@ -155,7 +185,7 @@ class Walk(RuleBasedStateMachine):
             else:
                 self.world.do(name, source, "", Outcome("value"))
 
-    @rule(who=numbers, which=numbers)
+    @step(who=numbers, which=numbers)
     def reopen(self, who: int, which: int) -> None:
         """The same object, for reading alone."""
         process = self.process(who)
@@ -164,7 +194,7 @@ class Walk(RuleBasedStateMachine):
         source = f'os.open(f"/proc/self/fd/{{{fd}}}", os.O_RDONLY)'
         self.guard(lambda: self.world.descriptor(process.name, new, source))
 
-    @rule(who=numbers, which=numbers)
+    @step(who=numbers, which=numbers)
     def close_descriptor(self, who: int, which: int) -> None:
         """The object lives on where it is mapped, or open elsewhere."""
         process = self.process(who)
@@ -172,7 +202,7 @@ class Walk(RuleBasedStateMachine):
         del process.descriptors[fd]
         self.guard(lambda: self.world.do(process.name, f"os.close({fd})", "", Outcome("value")))
 
-    @rule(who=numbers, whom=numbers, which=numbers)
+    @step(who=numbers, whom=numbers, which=numbers)
     def pass_descriptor(self, who: int, whom: int, which: int) -> None:
         """SCM_RIGHTS."""
         sender, receiver = self.process(who), self.process(whom)
@@ -187,14 +217,14 @@ class Walk(RuleBasedStateMachine):
 
     # Mappings
 
-    @rule(who=numbers, prot=protections(), shared=st.booleans(), length=lengths, extra=extras)
+    @step(who=numbers, prot=protections(), shared=st.booleans(), length=lengths, extra=extras)
     def map_anonymous(self, who: int, prot: int, shared: bool, length: int, extra: int) -> None:
         """MAP_ANON, private or shared."""
         process = self.process(who)
         flags = bsd.MAP_ANON | (bsd.MAP_SHARED if shared else bsd.MAP_PRIVATE) | extra
         self.guard(lambda: self.world.map(process.name, Place("None", None), length, prot, flags, "", 0))
 
-    @rule(
+    @step(
         who=numbers,
         which=numbers,
         prot=protections(),
@@ -210,7 +240,7 @@ class Walk(RuleBasedStateMachine):
         flags = (bsd.MAP_PRIVATE if private else bsd.MAP_SHARED) | extra
         self.guard(lambda: self.world.map(process.name, Place("None", None), length, prot, flags, fd, offset))
 
-    @rule(
+    @step(
         who=numbers,
         kind=st.sampled_from([bsd.MAP_STACK | bsd.MAP_ANON, bsd.MAP_STACK, bsd.MAP_GUARD, bsd.MAP_ANON, 0]),
         length=st.sampled_from([0, PAGE, 3 * PAGE, (16 << 20) + PAGE]),
@@ -221,7 +251,7 @@ class Walk(RuleBasedStateMachine):
         process = self.process(who)
         self.guard(lambda: self.world.map(process.name, Place("None", None), length, prot, kind, "", 0))
 
-    @rule(
+    @step(
         who=numbers,
         which=numbers,
         at=offsets,
@@ -238,7 +268,7 @@ class Walk(RuleBasedStateMachine):
         """At an address: into a reservation, or where there may be none any more."""
         process = self.process(who)
         variable = self.variable(process, which)
-        assume(at < process.held[variable].length)
+        need(at < process.held[variable].length)
         place = self.world.place(process, variable, at, how)
         kinds = {
             "private": bsd.MAP_ANON | bsd.MAP_PRIVATE,
@@ -256,28 +286,28 @@ class Walk(RuleBasedStateMachine):
         """Whose mapping is changed, and by which address."""
         process = self.process(who)
         variable = self.variable(process, which)
-        assume(at < process.held[variable].length)
+        need(at < process.held[variable].length)
         return process.name, self.world.place(process, variable, at, how)
 
-    @rule(who=numbers, which=numbers, at=offsets, how=how_pointed, length=lengths | st.just(0))
+    @step(who=numbers, which=numbers, at=offsets, how=how_pointed, length=lengths | st.just(0))
     def unmap(self, who: int, which: int, at: int, how: str, length: int) -> None:
         """munmap of a part or all."""
         name, place = self.changed(who, which, at, how)
         self.guard(lambda: self.world.change(name, "munmap", place, length))
 
-    @rule(who=numbers, which=numbers, at=offsets, how=how_pointed, length=lengths, prot=protections())
+    @step(who=numbers, which=numbers, at=offsets, how=how_pointed, length=lengths, prot=protections())
     def protect(self, who: int, which: int, at: int, how: str, length: int, prot: int) -> None:
         """mprotect of a part or all."""
         name, place = self.changed(who, which, at, how)
         self.guard(lambda: self.world.change(name, "mprotect", place, length, prot))
 
-    @rule(
+    @step(
         who=numbers,
         which=numbers,
         at=offsets,
         how=how_pointed,
         length=lengths,
-        inherit=st.sampled_from([0, 1, 2, 3, 9]),
+        inherit=inheritances,
     )
     def inherit(self, who: int, which: int, at: int, how: str, length: int, inherit: int) -> None:
         """minherit of a part or all."""
@@ -287,28 +317,28 @@ class Walk(RuleBasedStateMachine):
     # Processes
 
     @precondition(lambda self: len(self.world.workers) < MOST_PROCESSES)
-    @rule(who=numbers)
+    @step(who=numbers)
     def fork(self, who: int) -> None:
         """os.fork."""
         process = self.process(who)
         self.guard(lambda: self.world.fork(process.name))
 
     @precondition(lambda self: len(self.world.workers) < MOST_PROCESSES)
-    @rule(odds=st.integers(0, 3))
+    @step(odds=st.integers(0, 3))
     def spawn(self, odds: int) -> None:
         """A new program; rarely, since it takes a while."""
-        assume(odds == 0)
+        need(odds == 0)
         self.guard(self.world.spawn)
 
-    @rule(who=numbers, odds=st.integers(0, 3))
+    @step(who=numbers, odds=st.integers(0, 3))
     def exec(self, who: int, odds: int) -> None:
         """Another program in the same process."""
-        assume(odds == 0)
+        need(odds == 0)
         process = self.process(who)
         self.guard(lambda: self.world.exec(process.name))
 
     @precondition(lambda self: len(self.world.workers) > 2)
-    @rule(number=numbers, by_itself=st.booleans())
+    @step(number=numbers, by_itself=st.booleans())
     def end(self, number: int, by_itself: bool) -> None:
         """SIGKILL, also of a process that is stopped; or the process ends itself."""
         names = list(self.world.workers)
@@ -317,14 +347,14 @@ class Walk(RuleBasedStateMachine):
         self.guard(lambda: self.world.kill(name) if is_killed else self.world.leave(name))
 
     @precondition(lambda self: len(self.world.running()) > 1)
-    @rule(who=numbers)
+    @step(who=numbers)
     def stop(self, who: int) -> None:
         """SIGSTOP."""
         process = self.process(who)
         self.guard(lambda: self.world.stop(process.name))
 
     @precondition(lambda self: self.world.stopped)
-    @rule()
+    @step()
     def resume(self) -> None:
         """SIGCONT."""
         self.guard(lambda: self.world.resume(min(self.world.stopped)))
@@ -338,37 +368,37 @@ class Walk(RuleBasedStateMachine):
         pages = min(process.held[variable].length // PAGE, 4)
         return process, variable, granule // 4 % pages * PAGE + granule % 4 * GRANULE
 
-    @rule(who=numbers, which=numbers, granule=numbers, value=numbers, moved=st.sampled_from([0, 0, 16]), tag=numbers)
+    @step(who=numbers, which=numbers, granule=numbers, value=numbers, moved=st.sampled_from([0, 0, 16]), tag=numbers)
     def store(self, who: int, which: int, granule: int, value: int, moved: int, tag: int) -> None:
         """store_capability."""
         process, variable, offset = self.somewhere(who, which, granule)
         stored = self.variable(process, value)
         self.guard(lambda: self.world.store(process.name, variable, offset, stored, moved, tag=bool(tag % 5)))
 
-    @rule(who=numbers, which=numbers, granule=numbers)
+    @step(who=numbers, which=numbers, granule=numbers)
     def load(self, who: int, which: int, granule: int) -> None:
         """load_capability."""
         process, variable, offset = self.somewhere(who, which, granule)
         self.guard(lambda: self.world.load(process.name, variable, offset))
 
-    @rule(who=numbers, which=numbers, granule=numbers, length=st.integers(1, 40))
+    @step(who=numbers, which=numbers, granule=numbers, length=st.integers(1, 40))
     def read(self, who: int, which: int, granule: int, length: int) -> None:
         """Plain bytes."""
         process, variable, offset = self.somewhere(who, which, granule)
         self.guard(lambda: self.world.read(process.name, variable, offset, length))
 
-    @rule(who=numbers, which=numbers, granule=numbers, high=st.booleans(), more=st.booleans())
+    @step(who=numbers, which=numbers, granule=numbers, high=st.booleans(), more=st.booleans())
     def write(self, who: int, which: int, granule: int, high: bool, more: bool) -> None:
         """Plain bytes through a capability."""
         process, variable, offset = self.somewhere(who, which, granule)
         data = self.new_bytes() * (3 if more else 1)
         self.guard(lambda: self.world.write(process.name, variable, offset + 8 * high, data))
 
-    @rule(who=numbers, which=numbers, granule=numbers, high=st.booleans())
+    @step(who=numbers, which=numbers, granule=numbers, high=st.booleans())
     def write_raw(self, who: int, which: int, granule: int, high: bool) -> None:
         """Past capshm. Where that ends the process, a child does it, so that not all of them die of it."""
         process, variable, offset = self.somewhere(who, which, granule)
-        assume(len(self.world.workers) > 1 or self.is_writable(process, variable, offset))
+        need(len(self.world.workers) > 1 or self.is_writable(process, variable, offset))
         data = self.new_bytes()
         self.guard(lambda: self.world.write_raw(process.name, variable, offset + 8 * high, data))
 
@@ -377,12 +407,12 @@ class Walk(RuleBasedStateMachine):
         entry = process.entry_at(process.held[variable].address + offset)
         return entry is not None and "w" in entry.current.letters and entry.object is None
 
-    @rule(who=numbers, which=numbers, granule=numbers, high=st.booleans())
+    @step(who=numbers, which=numbers, granule=numbers, high=st.booleans())
     def write_file(self, who: int, which: int, granule: int, high: bool) -> None:
         """pwrite."""
         process = self.process(who)
         fd = self.descriptor(process, which)
-        assume(process.descriptors[fd].memory.size)
+        need(process.descriptors[fd].memory.size)
         offset = granule // 4 % (OBJECT_SIZE // PAGE) * PAGE + granule % 4 * GRANULE + 8 * high
         data = self.new_bytes()
         self.guard(lambda: self.world.write_file(process.name, fd, offset, data))
@@ -407,7 +437,12 @@ def walk_far(policy: str, seed: int, runs: int, length: int) -> None:
 def compare(policy: str, seed: int, runs: int, length: int) -> None:
     """Walk."""
     print(f"policy {policy}, seed {seed}", flush=True)
-    machine = type("Walk", (Walk,), {"policy": policy, "seed": seed})
+
+    class Machine(Walk):
+        """With its own counters."""
+
+    machine: type[Walk] = Machine
+    machine.policy, machine.seed = policy, seed
     try:
         run(machine, seed, runs, length, Phase.generate)
     except Exception as error:
