@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, SupportsIndex
 from capshm import _registers, encoding
 from capshm._native import ffi, lib
 from capshm._status import fail
+from capshm.errors import CapshmError
 from capshm.permissions import Permissions
 
 if TYPE_CHECKING:
@@ -180,7 +181,10 @@ class Capability:
         return text
 
     def __repr__(self) -> str:
-        return f"<Capability {self}>"
+        try:
+            return f"<Capability {self}>"
+        except CapshmError:  # a traceback that shows variables must not be cut short by one of them
+            return "<Capability of a process that is not attached>"
 
     def __reduce__(self) -> tuple[object, ...]:
         return untagged, self._words()

@@ -105,6 +105,7 @@ class Client:
         self._plan: Answer | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
         self._why_gone = ""
+        self._is_hardened = False  # and was not, before it came to the machine
 
     @property
     def facts(self) -> Facts:
@@ -171,14 +172,17 @@ class Client:
         try:
             self._vmspace = answer.number("vmspace")
             self._policy, self._isa = answer.text("policy"), answer.text("isa")
+            self._is_hardened = bool(answer.body["hardened"]) and lib.capshm_set_dumpable(False)
             process.join(self, answer.number("arena_size"), answer.descriptors[0])
             lib.capshm_set_isa(self._isa == "rvy")
         finally:
             answer.close()
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Give up the connection, when nothing of the machine is mapped any more."""
         self._give_up("the machine has been left")
+        if self._is_hardened and self._pid == os.getpid():
+            lib.capshm_set_dumpable(True)
 
     # Fork; see process.py for the order
 
@@ -268,6 +272,17 @@ def current() -> Client:
             "that a machine has started"
         )
     return _current
+
+
+def members() -> set[int]:
+    """The processes that have a place at the gate, as the memory that they share with this one says."""
+    capacity = 64
+    while True:
+        pids = ffi.new("int32_t[]", capacity)
+        count = lib.capshm_gate_processes(pids, capacity)
+        if count <= capacity:
+            return set(pids[0:count])
+        capacity = 2 * count
 
 
 def is_attached() -> bool:

@@ -40,6 +40,10 @@ void capshm_fork_before(void);
 void capshm_fork_in_parent(void);
 enum status capshm_fork_in_child(void);
 
+/* Whether other processes of the same user may look into this one (PR_SET_DUMPABLE); returns what was so before. Children
+ * inherit it, programs that are executed do not. */
+bool capshm_set_dumpable(bool is_dumpable);
+
 void capshm_set_isa(bool is_rvy);
 void capshm_set_lock_timeout(uint64_t nanoseconds);
 /* A function for threads that wait at the closed gate, outside any operation and without a lock: it is called after

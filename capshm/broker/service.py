@@ -95,6 +95,7 @@ class Service:
             "isa": settings.isa,
             "arena_size": settings.arena_size,
             "faults": settings.faults,
+            "hardened": settings.hardened,
         }
 
     def fork(self, parent: Member, request: messages.Fork) -> tuple[Member, Reply]:
