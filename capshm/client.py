@@ -253,6 +253,7 @@ class Client:
         for row in plan.rows("drops"):
             start, end = int(str(row[0])), int(str(row[1]))
             check(lib.capshm_protect(start, end - start, page_permissions(str(row[2]))), "take capability permission")
+            check(lib.capshm_lose_tags(start, end - start), "take tags")
         for row in plan.rows("zero"):
             start, end, letters = int(str(row[0])), int(str(row[1])), str(row[2])
             map_object(start, end - start, letters=letters)
@@ -430,6 +431,7 @@ def map_object(
     number: int = 0,
     is_shared: bool = False,
     is_tags_writable: bool = False,
+    is_clear_writable: bool = False,
     is_kept_at_fork: bool = True,
 ) -> None:
     """Carry out a mapping that the broker has decided; without `data` it is private anonymous memory."""
@@ -437,6 +439,6 @@ def map_object(
     mapping.address, mapping.length, mapping.offset = address, length, offset
     mapping.data, mapping.tags, mapping.clear = data, tags, clear
     mapping.object, mapping.permissions = number, page_permissions(letters)
-    mapping.is_shared, mapping.is_tags_writable = is_shared, is_tags_writable
-    mapping.is_kept_at_fork = is_kept_at_fork
+    mapping.is_shared, mapping.is_kept_at_fork = is_shared, is_kept_at_fork
+    mapping.is_tags_writable, mapping.is_clear_writable = is_tags_writable, is_clear_writable
     check(lib.capshm_map_object(mapping), f"map {length} bytes")

@@ -93,6 +93,7 @@ struct capshm_object_mapping {
     uint32_t permissions; /* PAGE_READ, PAGE_WRITE, PAGE_LOAD_CAP, PAGE_STORE_CAP, PAGE_EXECUTE */
     bool is_shared; /* false: MAP_PRIVATE, page by page (private.h) */
     bool is_tags_writable; /* the tags descriptor may be mapped for writing */
+    bool is_clear_writable; /* so may the clear map's: the data may be written, now or later */
     bool is_kept_at_fork; /* false: a child finds neither tags nor capability permission here (cheribsd:F2) */
 };
 
@@ -109,6 +110,9 @@ enum status capshm_map_object(const struct capshm_object_mapping *mapping);
 enum status capshm_protect(uint64_t address, uint64_t length, uint32_t permissions);
 /* Back to the bare reservation. */
 enum status capshm_unmap_range(uint64_t address, uint64_t length);
+/* In the child of a fork that may not share capabilities: the shared mappings that have a page in the range lose their
+ * tags, memory and all, and with them capability permission. */
+enum status capshm_lose_tags(uint64_t address, uint64_t length);
 /* Whether the kernel gives the data of a range to a child at all. */
 enum status capshm_set_inherit(uint64_t address, uint64_t length, bool is_inherited);
 

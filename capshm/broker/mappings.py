@@ -106,7 +106,9 @@ def _finish(
         if has_capabilities:
             is_writable = entry.is_shared and Rights.STORE_CAP in entry.maximum
             given.append(("t", os.dup(sideband.tags if is_writable else sideband.read_only_tags)))
-        given.append(("c", os.dup(sideband.clear)))
+        # Who may not write the data may not clear its tags: the map is then for reading only.
+        is_clearing = entry.is_shared and Rights.WRITE in entry.maximum
+        given.append(("c", os.dup(sideband.clear) if is_clearing else reopen(sideband.clear, os.O_RDONLY)))
     if memory is not None:
         state.record(
             member, request, rule=_rule(entry, memory), number=memory.id, message=_message(request, entry, memory)

@@ -83,6 +83,7 @@ class Sideband:
         with _closed_on_error(self.clear), _closed_on_error(self.tags):
             self.read_only_tags = reopen(self.tags, os.O_RDONLY)
             os.fchmod(self.tags, _READ_ONLY)
+            os.fchmod(self.clear, _READ_ONLY)
 
     def close(self) -> None:
         """Drop it; processes that have it mapped keep their view."""

@@ -76,6 +76,7 @@ def carry_out(mine: Client, answer: Answer, descriptor: int, offset: int) -> Cap
             number=number,
             is_shared=bool(answer.number("is_shared")),
             is_tags_writable="W" in answer.text("maximum"),
+            is_clear_writable=bool(answer.number("is_shared")) and "w" in answer.text("maximum"),
             is_kept_at_fork=bool(answer.number("is_kept_at_fork")),
         )
         if reserved[1] > start + length and reserved[0] == start:

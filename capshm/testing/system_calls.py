@@ -149,11 +149,14 @@ class CallStepper:
         """Let it run on by itself."""
         if self.pid in self._statuses:
             return
-        if not self._is_halted:
-            _ptrace(_INTERRUPT, self.pid)
-            self._wait(None)
-        if self.pid not in self._statuses:
-            _ptrace(_DETACH, self.pid, 0, self._signal)
+        try:
+            if not self._is_halted:
+                _ptrace(_INTERRUPT, self.pid)
+                self._wait(None)
+            if self.pid not in self._statuses:
+                _ptrace(_DETACH, self.pid, 0, self._signal)
+        except ProcessLookupError:
+            pass  # killed from elsewhere, and to be reaped there
 
     def wait(self) -> int:
         """Its exit status, or the negative number of the signal that ended it, when it was let go or goes on."""
