@@ -194,8 +194,11 @@ enum status capshm_unmap_range(uint64_t address, uint64_t length) {
 enum status capshm_set_inherit(uint64_t address, uint64_t length, bool is_inherited) {
     if (!page_table_is_in_arena(address, length))
         return STATUS_INVALID;
-    return madvise((void *)address, length, is_inherited ? MADV_DOFORK : MADV_DONTFORK) == 0 ? STATUS_OK
-                                                                                             : STATUS_NO_MEMORY;
+    if (madvise((void *)address, length, is_inherited ? MADV_DOFORK : MADV_DONTFORK) == 0)
+        return STATUS_OK;
+    if (errno == EAGAIN)
+        errno = ENOMEM; /* madvise's name for too many areas */
+    return STATUS_NO_MEMORY;
 }
 
 static void lose_tags(struct region *region) {

@@ -13,7 +13,7 @@ from capshm.broker.messages import Answer, Value
 from capshm.broker.segments import new_memfd, reopen
 from capshm.broker.state import Member, Reply, State
 from capshm.errors import CapshmError
-from capshm.model.address_space import AddressSpace, Entry
+from capshm.model.address_space import Entry
 from capshm.model.constants import SHM_RDONLY
 from capshm.model.inheritance import commit_inherit, plan_inherit
 from capshm.model.mapping import MapPlan, MapRequest, commit_map, commit_unmap, plan_map, plan_unmap
@@ -152,18 +152,32 @@ def undo(state: State, member: Member, request: messages.Undo, descriptors: list
     return Reply({})
 
 
+def revert(state: State, member: Member, request: messages.Revert, descriptors: list[int]) -> Reply:
+    """The kernel could not carry out the last change, or not all of it: the rest is as it was before."""
+    last, member.last = member.last, None
+    if last is None:
+        raise CapshmError("the last request has changed nothing")
+    entries = [entry for entry in last.entries if entry.start >= request.start]
+    needed = {entry.reservation for entry in entries}
+    state.record(member, request, is_allowed=False, rule="host", message=f"from {request.start:#x} on")
+    member.space.restore(entries, [each for each in last.reservations if each.start in needed])
+    return Reply({"changes": [[each.start, each.end, each.current.letters, each.inherit] for each in entries]})
+
+
 def unmap(state: State, member: Member, request: messages.Unmap, descriptors: list[int]) -> Reply:
     """munmap."""
-    return _take_away(member.space, plan_unmap(member.space, _address(request.address), request.length))
+    return _take_away(member, plan_unmap(member.space, _address(request.address), request.length))
 
 
 def detach_segment(state: State, member: Member, request: messages.ShmDt, descriptors: list[int]) -> Reply:
     """shmdt."""
-    return _take_away(member.space, plan_detach(member.space, _address(request.address)))
+    return _take_away(member, plan_detach(member.space, _address(request.address)))
 
 
-def _take_away(space: AddressSpace, planned: list[tuple[int, int]]) -> Reply:
+def _take_away(member: Member, planned: list[tuple[int, int]]) -> Reply:
     """The answer names all that is to be unmapped: with a reservation that goes, its padding as well."""
+    space = member.space
+    member.note_change(planned)
     around = {reservation for start, end in planned for reservation in space.reservations_overlapping(start, end)}
     commit_unmap(space, planned)
     gone = [each for each in around if each.start not in space.reservations]
@@ -175,6 +189,7 @@ def _take_away(space: AddressSpace, planned: list[tuple[int, int]]) -> Reply:
 def protect(state: State, member: Member, request: messages.Protect, descriptors: list[int]) -> Reply:
     """mprotect."""
     entries = plan_protect(member.space, _address(request.address), request.length, request.prot)
+    member.note_change((entry.start, entry.end) for entry in entries)
     commit_protect(member.space, entries)
     return Reply({"changes": [[entry.start, entry.end, entry.current.letters] for entry in entries]})
 
@@ -184,6 +199,7 @@ def inherit(state: State, member: Member, request: messages.Inherit, descriptors
     plan = plan_inherit(member.space, state.policy, _address(request.address), request.length, request.inherit)
     if plan.needs_object:
         raise CapshmError("private memory cannot be made shared with children yet: use MAP_ANON|MAP_SHARED")
+    member.note_change((entry.start, entry.end) for entry in plan.entries)
     commit_inherit(member.space, plan)
     return Reply({"changes": [[entry.start, entry.end] for entry in plan.entries]})
 
