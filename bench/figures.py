@@ -43,7 +43,8 @@ class Goal:
 class Figure:
     """One figure.
 
-    key: its name everywhere. what: for people. unit: of value and limit; less is faster in "ns", more in "GiB/s", "×".
+    key: its name everywhere. what: for people. unit: of value and limit; less is faster in "ns" and "µs", more in
+    "GiB/s" and "×".
     limit: what the limit does. seen: the limit on the machine where the goals were set, None where it is no property of
     a machine. conditions: all that the figure depends on and a reader could have chosen otherwise. limit_from: (key,
     "value" or "limit") of earlier figures whose sum is the limit.
@@ -63,7 +64,7 @@ class Figure:
         """How fast this limit is beside the one that was seen; below 0.8 on such a machine the limit is at fault."""
         if self.seen is None:
             return None
-        return self.seen / limit if self.unit == "ns" else limit / self.seen
+        return self.seen / limit if self.unit in ("ns", "µs") else limit / self.seen
 
 
 def _at_most(bound: float) -> Goal:
@@ -80,6 +81,7 @@ CANARY = Program("bench/limits/canary.c")
 _NATIVE = Program("bench/native.c")
 _SWEEP = Program("bench/limits/sweep.c")
 _CALLS = Program("bench/calls.py")
+_MACHINES = Program("bench/machines.py")
 
 _NATIVE_OBJECT = (
     "one shared object of 16 KiB, its pages present; random granules, the same for figure and limit; tagged values; "
@@ -93,6 +95,10 @@ _CALLS_CONDITIONS = (
 )
 _BULK_CONDITIONS = (
     "4,096 capabilities at a time, a shared object of 64 KiB, all tagged; the call from Python included; 1 process"
+)
+_MACHINE_CONDITIONS = (
+    "policy cheribsd, audit in memory, one thread in each process, one request at a time; figure and limit in turns, "
+    "the fastest of each counts"
 )
 
 
@@ -218,5 +224,49 @@ FIGURES: tuple[Figure, ...] = (
         _BULK_CONDITIONS,
         _CALLS,
         (("native_load", "value"),),
+    ),
+    Figure(
+        "broker_round_trip",
+        "mprotect of one page, asked of the broker and carried out",
+        "µs",
+        "an echo between two Python processes over SOCK_SEQPACKET with credentials, 64 bytes there and back",
+        None,
+        _at_most(2.5),
+        "private mapping of 4 KiB, never touched, protected by turns as r and rw; 1 emulated process and the broker; "
+        + _MACHINE_CONDITIONS,
+        _MACHINES,
+    ),
+    Figure(
+        "map_object",
+        "mmap and munmap of a shared object with capabilities",
+        "µs",
+        "two round trips of that echo, each with one descriptor, memfd_create, ftruncate, mmap, munmap and close",
+        None,
+        _at_most(2.0),
+        "object of 1 MiB, anonymous, shared, new each time, never touched; 1 emulated process and the broker; "
+        + _MACHINE_CONDITIONS,
+        _MACHINES,
+    ),
+    Figure(
+        "fork",
+        "os.fork, exit and wait in an attached process",
+        "µs",
+        "the same in an unattached process that has imported and touched the same",
+        None,
+        _at_most(1.25),
+        "64 MiB of private memory in 16 mappings, all pages touched, every tenth holds a capability; "
+        "1 emulated process, one child at a time, and the broker; " + _MACHINE_CONDITIONS,
+        _MACHINES,
+    ),
+    Figure(
+        "attach",
+        "from the first import to attached, in a program that the machine has spawned",
+        "µs",
+        "an interpreter that imports nothing and exits: python -I -S, from its start to its end",
+        6000,
+        _at_most(4.0),
+        "byte code compiled before, files in the page cache; arena of 64 GiB, of which nothing is mapped; 2 emulated "
+        "processes, of which one waits, and the broker; " + _MACHINE_CONDITIONS,
+        _MACHINES,
     ),
 )

@@ -1,6 +1,6 @@
 """CHERI capabilities between real Linux processes, emulated: who may share them through memory, and what it costs."""
 
-__version__ = "0.1.0"  # the one place: the packaging reads it from here
+__version__ = "0.2.0"  # the one place: the packaging reads it from here
 
 from capshm import encoding, errors
 from capshm.capability import Capability, sealing_root

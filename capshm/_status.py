@@ -100,7 +100,9 @@ def fail(status: int, operation: str, capability: Capability | None = None, need
             pid=record.pid,
         )
     if status == lib.STATUS_NOT_ATTACHED:
-        raise errors.NotAttached(f"{who}: this process is not attached: it was forked by code that ran no hooks")
+        raise errors.NotAttached(
+            f"{who}: this process is not attached: it has left its machine, or was forked by code that ran no hooks"
+        )
     if status == lib.STATUS_GATE_CLOSED:
         raise errors.CapshmError(f"{who}: this thread has closed the gate, and would wait for itself")
     if status == lib.STATUS_NO_MEMORY:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, SupportsIndex
 from capshm import _registers, encoding
 from capshm._native import ffi, lib
 from capshm._status import fail
-from capshm.errors import CapshmError
+from capshm.errors import NotAttached
 from capshm.permissions import Permissions
 
 if TYPE_CHECKING:
@@ -183,8 +183,8 @@ class Capability:
     def __repr__(self) -> str:
         try:
             return f"<Capability {self}>"
-        except CapshmError:  # a traceback that shows variables must not be cut short by one of them
-            return "<Capability of a process that is not attached>"
+        except NotAttached:  # for debuggers: this process has left its machine, or never belonged to one
+            return f"<Capability in register {self._register}, process not attached>"
 
     def __reduce__(self) -> tuple[object, ...]:
         return untagged, self._words()

@@ -10,69 +10,17 @@ If the fork fails, or the child dies first, both ends are closed and the plan is
 
 from __future__ import annotations
 
-import array
 import errno
-import json
 import os
 import socket
-import struct
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from capshm import _status, errors, process
+from capshm import _status, connection, errors, process
 from capshm._native import ffi, lib
-
-_PACKET_LIMIT = 64 << 10
-_DESCRIPTORS = 8
-_PACKAGE = str(Path(__file__).parent) + os.sep
-_MACHINE_VARIABLE = "CAPSHM_MACHINE"
-_NO_MEMORY = "the kernel has no memory for it"
-
-Range: TypeAlias = tuple[int, int]
-Argument: TypeAlias = "str | int | bool | Sequence[Argument] | None"
-
-
-class Answer(NamedTuple):
-    """What the broker answered. descriptors: the caller's to close."""
-
-    body: dict[str, object]
-    descriptors: list[int]
-
-    def number(self, name: str) -> int:
-        """The field `name`, an int."""
-        value = self.body[name]
-        assert isinstance(value, int)
-        return value
-
-    def text(self, name: str) -> str:
-        """The field `name`, a str."""
-        value = self.body[name]
-        assert isinstance(value, str)
-        return value
-
-    def rows(self, name: str) -> list[list[object]]:
-        """The field `name`, a list of lists."""
-        value = self.body[name]
-        assert isinstance(value, list)
-        return value
-
-    def numbers(self, name: str) -> list[int]:
-        """The field `name`, a list of int."""
-        value = self.body[name]
-        assert isinstance(value, list)
-        return value
-
-    def ranges(self, name: str) -> list[Range]:
-        """The field `name`, a list of [start, end, ...]."""
-        return [(int(str(row[0])), int(str(row[1]))) for row in self.rows(name)]
-
-    def close(self) -> None:
-        """Close the descriptors that are left."""
-        while self.descriptors:
-            os.close(self.descriptors.pop())
+from capshm.connection import Answer, Argument, Connection
 
 
 class Facts(NamedTuple):
@@ -91,20 +39,18 @@ def layout() -> str:
 
 
 class Client:
-    """The connection of one process; made by `attach` and by forks."""
+    """What one process has to do with its machine; made by `attach` and by forks."""
 
-    def __init__(self, sock: socket.socket, machine: str) -> None:
-        self.lock = threading.RLock()
-        self._socket: socket.socket | None = sock
-        self._next = 1
+    def __init__(self, link: Connection, machine: str) -> None:
+        self._connection: Connection | None = link  # None: the child of a fork that could not be completed
         self._machine = machine
         self._pid = os.getpid()
         self._vmspace = 0
         self._policy = self._isa = ""
+        self._faults = "raise"
         self._child: socket.socket | None = None  # between the hooks of a fork
         self._plan: Answer | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
-        self._why_gone = ""
         self._is_hardened = False  # and was not, before it came to the machine
 
     @property
@@ -112,66 +58,35 @@ class Client:
         """This process's own view."""
         return Facts(self._machine, self._pid, self._vmspace, self._policy, self._isa)
 
+    @property
+    def lock(self) -> threading.RLock:
+        """Held by whoever asks until the answer is carried out. NotAttached."""
+        return self._attached().lock
+
     def ask(self, do: str, *, descriptors: Sequence[int] = (), **arguments: Argument) -> Answer:
         """Send a request and return its answer; hold `lock` until it is carried out.
 
         Refused: by a rule. BrokerGone. NotAttached: in a child that came without hooks, or is unattached. Nothing is
         changed after one of them.
         """
-        if not lib.capshm_is_attached() or self._socket is None:
-            raise self._refusal()
-        with self.lock:
-            return self._ask(self._socket, do, descriptors, arguments)
+        return self._attached().ask(do, descriptors=descriptors, **arguments)
 
-    def _refusal(self) -> errors.CapshmError:
-        if self._why_gone:
-            return errors.BrokerGone(f"process {os.getpid()}: {self._why_gone}")
-        return errors.NotAttached(
-            f"process {os.getpid()} has no part in machine {self._machine!r}: it was forked without the hooks, or its "
-            "fork could not be completed"
-        )
-
-    def _ask(self, sock: socket.socket, do: str, descriptors: Sequence[int], arguments: dict[str, Argument]) -> Answer:
-        number = self._next
-        self._next += 1
-        request = {"do": do, "n": number, "at": _caller(), **arguments}
-        text = json.dumps(request, separators=(",", ":")).encode()
-        if len(text) > _PACKET_LIMIT:
-            raise ValueError(f"{do}: the arguments take {len(text)} bytes, and a packet holds {_PACKET_LIMIT}")
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-        try:
-            sock.sendmsg([text], ancillary, socket.MSG_NOSIGNAL)
-            while True:
-                answer = _receive(sock)
-                if answer.number("n") == number:
-                    break
-                answer.close()  # to a request that an exception of a signal handler cut short
-        except (EOFError, ConnectionError, BrokenPipeError) as error:
-            self._give_up("the broker has ended, or has closed the connection")
-            raise self._refusal() from error
-        except OSError as error:
-            if error.errno == errno.EBADF and descriptors:
-                raise errors.Refused(
-                    f"{do}: descriptor {descriptors[0]} is not open", errno=errno.EBADF, rule="host"
-                ) from None
-            raise
-        _raise_refusal(do, answer)
-        return answer
-
-    def _give_up(self, why: str) -> None:
-        self._why_gone = why
-        sock, self._socket = self._socket, None
-        if sock is not None:
-            sock.close()
+    def _attached(self) -> Connection:
+        if self._connection is None or (self._connection.is_open and not lib.capshm_is_attached()):
+            raise errors.NotAttached(
+                f"process {os.getpid()} has no part in machine {self._machine!r}: it was forked without the hooks, or "
+                "its fork could not be completed"
+            )
+        return self._connection
 
     def welcome(self) -> None:
         """Ask for a part in the machine and attach the core to its gate."""
-        assert self._socket is not None
+        assert self._connection is not None
         name = sys.argv[0] if sys.argv else ""
-        answer = self._ask(self._socket, "attach", (), {"name": name[:1024], "layout": layout()})
+        answer = self._connection.ask("attach", name=name[:1024], layout=layout())
         try:
             self._vmspace = answer.number("vmspace")
-            self._policy, self._isa = answer.text("policy"), answer.text("isa")
+            self._policy, self._isa, self._faults = answer.text("policy"), answer.text("isa"), answer.text("faults")
             self._is_hardened = bool(answer.body["hardened"]) and lib.capshm_set_dumpable(False)
             process.join(self, answer.number("arena_size"), answer.descriptors[0])
             lib.capshm_set_isa(self._isa == "rvy")
@@ -180,7 +95,8 @@ class Client:
 
     def close(self) -> None:
         """Give up the connection, when nothing of the machine is mapped any more."""
-        self._give_up("the machine has been left")
+        if self._connection is not None:
+            self._connection.close()
         if self._is_hardened and self._pid == os.getpid():
             lib.capshm_set_dumpable(True)
 
@@ -188,9 +104,9 @@ class Client:
 
     def before_fork(self) -> bool:
         """Have the child planned and its connection made. The lock is held until the fork is over."""
-        if self._pid != os.getpid() or not lib.capshm_is_attached():
+        if self._pid != os.getpid() or self._connection is None or not lib.capshm_is_attached():
             return False
-        self.lock.acquire()
+        self._connection.lock.acquire()
         try:
             self._child, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
@@ -219,26 +135,33 @@ class Client:
         if self._pid != os.getpid():
             return
         self._drop_plan()
-        if self.lock._is_owned():  # type: ignore[attr-defined]  # before_fork may have been refused before it had it
-            self.lock.release()
+        lock = None if self._connection is None else self._connection.lock
+        if lock is not None and lock._is_owned():  # type: ignore[attr-defined]  # not if before_fork was refused first
+            lock.release()
 
     def after_fork_in_child(self, *, is_attached: bool) -> None:
         """Become a process of the machine in one's own name."""
-        self.lock = threading.RLock()
-        if self._socket is not None:
-            self._socket.close()  # the parent's; the broker would not listen to this process on it
+        if self._connection is not None:
+            self._connection.close()  # the parent's; the broker would not listen to this process on it
         plan, self._plan = self._plan, None
-        self._socket, self._child = self._child, None
+        child, self._child = self._child, None
+        self._connection = None if child is None else Connection(child)
         self._pid = os.getpid()
+        if plan is None:
+            return  # the parent was told so, or was unattached itself; every call tells this process
         try:
-            if plan is None or self._socket is None or not is_attached:
+            if self._connection is None or not is_attached:
                 raise errors.NotAttached(f"process {os.getpid()}, forked by {os.getppid()}, is not attached")
-            self._vmspace = self._ask(self._socket, "forked", (), {}).number("vmspace")
+            self._vmspace = self._connection.ask("forked").number("vmspace")
             self._change_inherited(plan)
+            if self._faults == "signal":
+                from capshm import _uncaught  # only here: most machines do without
+
+                _uncaught.end_by_signal()
         except BaseException:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
             if is_attached:
                 lib.capshm_detach()
             raise
@@ -298,30 +221,20 @@ def attach(machine: str | None = None) -> Client:
     is in another; LayoutMismatch: it runs another core.
     """
     global _current
-    name = machine or os.environ.get(_MACHINE_VARIABLE)
+    name = machine or os.environ.get(connection.MACHINE_VARIABLE)
     if not name:
         raise errors.CapshmError(
-            f"which machine? {_MACHINE_VARIABLE} is not set: use machine.spawn(...) to start a program"
+            f"which machine? {connection.MACHINE_VARIABLE} is not set: use machine.spawn(...) to start a program"
         )
     if _current is not None:
         if _current.facts.machine == name:
             return _current
         raise errors.CapshmError(f"process {os.getpid()} is in machine {_current.facts.machine!r} already")
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    client = Client(Connection(connection.connect(name)), name)
     try:
-        sock.connect(f"\0capshm/{os.getuid()}/{name}".encode())
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        if struct.unpack("=3i", credentials)[1] != os.getuid():
-            raise errors.CapshmError(f"what listens as machine {name!r} belongs to another user")
-        client = Client(sock, name)
         client.welcome()
-    except OSError as error:
-        sock.close()
-        if isinstance(error, errors.CapshmError):
-            raise
-        raise errors.CapshmError(f"there is no machine {name!r} of this user: {error.strerror}") from None
     except BaseException:
-        sock.close()
+        client.close()
         raise
     _current = client
     return client
@@ -333,6 +246,7 @@ def detach() -> None:
     client, _current = _current, None
     if client is None:
         return
+    lib.capshm_set_isa(False)  # the default again
     process.leave()
     client.close()
 
@@ -346,51 +260,6 @@ def leave() -> None:
         pass  # it was not attached, or nobody is there to be told
     finally:
         detach()
-
-
-def _receive(sock: socket.socket) -> Answer:
-    text, ancillary, flags, _ = sock.recvmsg(
-        _PACKET_LIMIT, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
-    )
-    descriptors = array.array("i")
-    for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(content)
-    if not text:
-        raise EOFError
-    answer = Answer(json.loads(text), descriptors.tolist())
-    if flags & socket.MSG_CTRUNC:
-        answer.close()
-        raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}: the broker's answer came with a descriptor")
-    if "long" in answer.body:
-        with os.fdopen(answer.descriptors.pop(), "rb") as file:
-            file.seek(0)
-            return Answer(json.load(file), answer.descriptors)
-    return answer
-
-
-def _raise_refusal(do: str, answer: Answer) -> None:
-    refused = answer.body.get("refused")
-    if isinstance(refused, dict):
-        raise errors.Refused(
-            f"process {os.getpid()}: {do}: {refused['message']}", errno=refused["errno"], rule=refused["rule"]
-        )
-    error = answer.body.get("error")
-    if isinstance(error, dict):
-        kinds: dict[str, Callable[[str], errors.CapshmError]] = {
-            "LayoutMismatch": errors.LayoutMismatch,
-            "NotAttached": errors.NotAttached,
-        }
-        kind = kinds.get(error["type"], errors.CapshmError)
-        raise kind(f"process {os.getpid()}: {do}: {error['message']}")
-
-
-def _caller() -> tuple[str, int]:
-    """File and line of the program that called into capshm."""
-    frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    return frame.f_code.co_filename[-1024:], frame.f_lineno
 
 
 _LETTERS = {

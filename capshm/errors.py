@@ -11,13 +11,12 @@ from __future__ import annotations
 from errno import errorcode
 from typing import TYPE_CHECKING
 
+from capshm.model.constants import EPROT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from capshm.capability import Capability
-
-EPROT = 1098
-"""CheriBSD's error number for a capability that lacks what the call needs; the host has none."""
 
 
 class CapshmError(Exception):

@@ -237,28 +237,16 @@ class Machine:
 
     def processes(self) -> list[records.Process]:
         """All emulated processes."""
-        answer = client.current().ask("processes")
-        return [records.Process(*cast("tuple[int, int, int, str, int, bool]", row)) for row in answer.rows("processes")]
+        return records.processes(client.current().ask)
 
     def objects(self) -> list[records.Object]:
-        """All memory objects that still exist, mapped or not."""
-        rows = client.current().ask("objects").rows("objects")
-        return [records.Object(*cast("tuple[int, str, str | None, int, int | None, bool, int]", row)) for row in rows]
+        """All memory objects that still exist, mapped or not. One goes when the kernel has dropped its memory."""
+        return records.objects(client.current().ask)
 
     def mappings(self, pid: SupportsIndex) -> list[records.Mapping]:
         """The mappings of an emulated process, by address. CapshmError: there is none with that pid."""
-        rows = client.current().ask("mappings", pid=operator.index(pid)).rows("mappings")
-        return [records.Mapping(*cast("tuple[int, int, str, str, str, int, int, int, bool]", row)) for row in rows]
+        return records.mappings(client.current().ask, pid)
 
     def audit(self) -> list[records.Audit]:
         """Every event so far, in order."""
-        found = []
-        start = 1
-        while start:
-            answer = client.current().ask("audit", start=start)
-            found += [
-                records.Audit(*cast("tuple[int, float, int, int, str, str, int, bool, str, int, str]", row))
-                for row in answer.rows("records")
-            ]
-            start = answer.number("next")
-        return found
+        return records.audit(client.current().ask)

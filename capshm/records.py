@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import operator
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, cast
+
+if TYPE_CHECKING:
+    from capshm.connection import Ask
 
 
 class Process(NamedTuple):
@@ -22,8 +26,8 @@ class Process(NamedTuple):
 class Object(NamedTuple):
     """A memory object. owner: the vmspace that may map it with capability permission; None: nobody, or everybody.
 
-    size: in bytes, as far as the broker can know it: an object without name is not in its hands (then -1). tag_count:
-    capabilities in shared memory, -1 where the broker does not count.
+    size: in bytes; -1 where no process of the machine has a descriptor of it any more, mapped or not. tag_count:
+    granules whose tag bit is set; what was written past capshm may still be counted.
     """
 
     id: int
@@ -66,3 +70,35 @@ class Audit(NamedTuple):
     file: str
     line: int
     message: str
+
+
+def processes(ask: Ask) -> list[Process]:
+    """All emulated processes."""
+    rows = ask("processes").rows("processes")
+    return [Process(*cast("tuple[int, int, int, str, int, bool]", row)) for row in rows]
+
+
+def objects(ask: Ask) -> list[Object]:
+    """All memory objects that still exist, mapped or not."""
+    rows = ask("objects").rows("objects")
+    return [Object(*cast("tuple[int, str, str | None, int, int | None, bool, int]", row)) for row in rows]
+
+
+def mappings(ask: Ask, pid: SupportsIndex) -> list[Mapping]:
+    """The mappings of an emulated process, by address. CapshmError: there is none with that pid."""
+    rows = ask("mappings", pid=operator.index(pid)).rows("mappings")
+    return [Mapping(*cast("tuple[int, int, str, str, str, int, int, int, bool]", row)) for row in rows]
+
+
+def audit(ask: Ask) -> list[Audit]:
+    """Every event so far, in order."""
+    found = []
+    start = 1
+    while start:
+        answer = ask("audit", start=start)
+        found += [
+            Audit(*cast("tuple[int, float, int, int, str, str, int, bool, str, int, str]", row))
+            for row in answer.rows("records")
+        ]
+        start = answer.number("next")
+    return found

@@ -177,6 +177,10 @@ enum status capshm_gate_close(uint64_t timeout, int32_t *stragglers, size_t capa
 void capshm_gate_open(bool is_new_epoch);
 bool capshm_gate_is_mine(void);
 
+/* A full barrier in every running thread of every attached process; whoever sets clear bits without a mapping, as a broker
+ * does, needs it between the bits and the bytes (sideband.h). */
+void capshm_barrier_everywhere(void);
+
 /* While the gate is closed by the calling thread: tag lines of a mapped range, and this process's registers. With a new
  * epoch at the opening the other processes sweep theirs before their next operation. */
 enum status capshm_sweep_memory(uint64_t address, uint64_t length, uint32_t kernel, struct sweep_counts *counts);

@@ -20,12 +20,15 @@ static struct snapshot {
     uint64_t tagged[PAGE_LINES];
 } snapshot;
 
-/* Pages and their tags, staged outside the arena. */
+/* Pages and their tags, staged outside the arena. All of them are in a list, so that a name is known to be one. */
 struct stage {
+    struct stage *next;
     uint64_t length; /* of the data, in bytes */
     uint64_t *tagged;
-    char *data;
+    char *data; /* NULL once it was adopted */
 };
+
+static struct stage *stages; /* written with the lock of the process in hand */
 
 static uint64_t header_size(uint64_t length) {
     const uint64_t tags = (length >> LINE_DATA_SHIFT) * sizeof(uint64_t);
@@ -255,7 +258,7 @@ enum status capshm_stage(uint64_t address, uint64_t length, uint64_t *stage) {
     if (memory == MAP_FAILED)
         return STATUS_NO_MEMORY;
     struct stage *const made = (struct stage *)memory;
-    *made = (struct stage){length, (uint64_t *)(made + 1), memory + header};
+    *made = (struct stage){NULL, length, (uint64_t *)(made + 1), memory + header};
     for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES) {
         const enum status status = stage_page(address + offset, made, offset);
         if (status != STATUS_OK) {
@@ -263,40 +266,64 @@ enum status capshm_stage(uint64_t address, uint64_t length, uint64_t *stage) {
             return status;
         }
     }
+    process_lock();
+    made->next = stages;
+    stages = made;
+    process_unlock();
     *stage = (uint64_t)made;
     return STATUS_OK;
 }
 
+/* Where the list names this stage; NULL: nowhere. With the lock in hand. */
+static struct stage **find_stage(uint64_t stage) {
+    for (struct stage **place = &stages; *place != NULL; place = &(*place)->next) {
+        if ((uint64_t)*place == stage)
+            return place;
+    }
+    return NULL;
+}
+
+/* With the other threads kept out. */
+static enum status adopt(struct stage *staged, uint64_t address, uint32_t permissions) {
+    const uint64_t length = staged->length;
+    if (!page_table_is_in_arena(address, length) || staged->data == NULL ||
+        (permissions & ~(uint32_t)PAGE_PERMISSIONS) != 0)
+        return STATUS_INVALID;
+    if (private_initialize() != STATUS_OK)
+        return STATUS_NO_MEMORY;
+    private_forget(address, length);
+    for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES)
+        set_tags(address + offset, (const struct granule *)(staged->data + offset),
+                 staged->tagged + (offset >> LINE_DATA_SHIFT));
+    if (mprotect(staged->data, length, page_protection(permissions)) != 0 ||
+        mremap(staged->data, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)address) == MAP_FAILED) {
+        private_forget(address, length);
+        return STATUS_NO_MEMORY;
+    }
+    page_table_map(page_table_private_region(), address, length, permissions);
+    staged->data = NULL;
+    return STATUS_OK;
+}
+
 enum status capshm_adopt(uint64_t stage, uint64_t address, uint32_t permissions) {
-    struct stage *const staged = (struct stage *)stage;
     if (!capshm_is_attached())
         return STATUS_NOT_ATTACHED;
-    if (!page_table_is_in_arena(address, staged->length))
-        return STATUS_INVALID;
     process_quiesce();
-    enum status status = private_initialize();
-    const uint64_t length = staged->length;
-    if (status == STATUS_OK) {
-        private_forget(address, length);
-        for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES)
-            set_tags(address + offset, (const struct granule *)(staged->data + offset),
-                     staged->tagged + (offset >> LINE_DATA_SHIFT));
-        if (mprotect(staged->data, length, page_protection(permissions)) == 0 &&
-            mremap(staged->data, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)address) != MAP_FAILED) {
-            page_table_map(page_table_private_region(), address, length, permissions);
-            staged->data = NULL;
-        } else {
-            private_forget(address, length);
-            status = STATUS_NO_MEMORY;
-        }
-    }
+    struct stage **const place = find_stage(stage);
+    const enum status status = place == NULL ? STATUS_INVALID : adopt(*place, address, permissions);
     process_resume();
     return status;
 }
 
 void capshm_drop_stage(uint64_t stage) {
-    struct stage *const staged = (struct stage *)stage;
-    if (staged->data != NULL)
-        munmap(staged->data, staged->length);
-    munmap(staged, header_size(staged->length));
+    process_lock();
+    struct stage **const place = find_stage(stage);
+    if (place != NULL) {
+        struct stage *const dropped = *place;
+        *place = dropped->next;
+        if (dropped->data != NULL)
+            munmap(dropped->data, dropped->length);
+        munmap(dropped, header_size(dropped->length));
+    }
+    process_unlock();
 }

@@ -120,6 +120,10 @@ bool capshm_is_painted(uint64_t address) {
     return capshm_is_attached() && shadow_is_painted(&process.shadow, address);
 }
 
+void capshm_barrier_everywhere(void) {
+    gate_barrier_everywhere();
+}
+
 bool capshm_gate_is_mine(void) {
     return gate_is_closed_by_this_thread();
 }

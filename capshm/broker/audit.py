@@ -134,6 +134,19 @@ def _lines(fd: int, offset: int, end: int | None = None) -> Iterator[tuple[int, 
         yield offset, rest
 
 
+def read(path: str) -> Iterator[tuple[int, float, int, int, str, str, int, bool, str, int, str]]:
+    """The records of an audit file, those that are whole. OSError if it cannot be read."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for _, line in _lines(fd, 0):
+            try:
+                yield msgspec.structs.astuple(_decoder.decode(line))
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                continue  # `check` says what it is
+    finally:
+        os.close(fd)
+
+
 def check(path: str) -> tuple[int, list[Finding]]:
     """Read an audit file from beginning to end: how many whole records it has, and what is wrong with it.
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from capshm.broker.messages import DESCRIPTORS_LIMIT, PACKET_LIMIT
+from capshm.connection import address_of
 from capshm.errors import CapshmError
 
 _CREDENTIALS = struct.Struct("=3i")
@@ -116,11 +117,6 @@ def open_pidfd(pid: int, sock: Connection | None = None) -> int:
     return os.pidfd_open(pid)
 
 
-def address_of(name: str) -> bytes:
-    """The abstract address of a machine; it leaves nothing behind in any file system."""
-    return f"\0capshm/{os.getuid()}/{name}".encode()
-
-
 def listen(name: str) -> socket.socket:
     """Begin to listen. CapshmError: the name is in use."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -152,7 +148,11 @@ def accept(listener: socket.socket) -> Connection | None:
 
 def adopt(fd: int) -> Connection:
     """A child's connection from the descriptor that its parent sent; fd is used up. ValueError: it is none."""
-    sock = socket.socket(fileno=fd)
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        os.close(fd)
+        raise ValueError("the descriptor is no socket") from None
     kind = sock.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     if sock.family != socket.AF_UNIX or kind != socket.SOCK_SEQPACKET or pid_of(sock) is None:
         sock.close()

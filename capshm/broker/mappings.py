@@ -6,12 +6,14 @@ where it may store; data read-only where the maximum has no WRITE, so that the k
 
 from __future__ import annotations
 
+import errno
 import os
 
 from capshm.broker import messages, openings
 from capshm.broker.messages import Answer, Value
 from capshm.broker.segments import new_memfd, reopen
 from capshm.broker.state import Member, Reply, State
+from capshm.encoding import representable_length, representable_mask
 from capshm.errors import CapshmError
 from capshm.model.address_space import Entry
 from capshm.model.constants import SHM_RDONLY
@@ -23,6 +25,8 @@ from capshm.model.protection import commit_protect, plan_protect
 from capshm.model.rights import Rights
 from capshm.model.rules import Refusal
 from capshm.model.sysv import plan_attach, plan_detach
+
+_MOVES_LIMIT = 30  # descriptors fit into an answer
 
 
 def map_memory(state: State, member: Member, request: messages.Map, descriptors: list[int]) -> Reply:
@@ -197,11 +201,45 @@ def protect(state: State, member: Member, request: messages.Protect, descriptors
 def inherit(state: State, member: Member, request: messages.Inherit, descriptors: list[int]) -> Reply:
     """minherit."""
     plan = plan_inherit(member.space, state.policy, _address(request.address), request.length, request.inherit)
-    if plan.needs_object:
-        raise CapshmError("private memory cannot be made shared with children yet: use MAP_ANON|MAP_SHARED")
-    member.note_change((entry.start, entry.end) for entry in plan.entries)
-    commit_inherit(member.space, plan)
-    return Reply({"changes": [[entry.start, entry.end] for entry in plan.entries]})
+    if len(plan.needs_object) > _MOVES_LIMIT:
+        raise CapshmError(f"at most {_MOVES_LIMIT} ranges of private memory can be made shared with children at once")
+    given: list[tuple[str, int]] = []
+    made: list[MemoryObject] = []
+    moves: list[Value] = []
+    try:
+        for new in plan.needs_object:
+            memory = state.objects.prepare(Kind.ANONYMOUS, owner=member.serial, is_share_cap=new.is_share_cap)
+            made.append(memory)
+            [entry] = [each for each in plan.entries if each.start == new.start]
+            first = len(given)
+            given.append(("d", _new_anonymous(state, memory, new.end - new.start)))
+            sideband = state.segments.sideband(memory.id)
+            if entry.maximum & Rights.CAP:
+                given.append(("t", os.dup(sideband.tags)))
+            given.append(("c", os.dup(sideband.clear)))
+            moves.append(_describe_move(state, member, entry, memory, "".join(has for has, _ in given[first:])))
+            state.record(member, request, number=memory.id, message=_message(request, entry, memory))
+    except BaseException:
+        for _, fd in given:
+            os.close(fd)
+        raise
+    for memory in made:
+        state.objects.add(memory)
+    if not made:
+        member.note_change((entry.start, entry.end) for entry in plan.entries)
+    commit_inherit(member.space, plan, made)
+    changes: list[Value] = [[entry.start, entry.end] for entry in plan.entries]
+    return Reply({"changes": changes, "moves": moves}, [fd for _, fd in given])
+
+
+def _describe_move(state: State, member: Member, entry: Entry, memory: MemoryObject, has: str) -> Value:
+    """start, end, a free place to fill the object at, rights, object, is_kept_at_fork, has."""
+    length = entry.end - entry.start
+    place = member.space.find_free(representable_length(length), max(4096, (1 << 64) - representable_mask(length)))
+    if place is None:
+        raise openings.HostRefusal(errno.ENOMEM, f"the arena has no room to copy {length} bytes")
+    is_kept = state.policy.keeps_capabilities_at_fork(memory)
+    return [entry.start, entry.end, place, entry.current.letters, memory.id, is_kept, has]
 
 
 def _address(address: messages.Address) -> Address:

@@ -17,6 +17,7 @@ from capshm.model.rules import Refusal
 from capshm.model.sysv import GetRequest, attachments
 
 _KNOWN_FLAGS = os.O_ACCMODE | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_CLOEXEC
+_MEMFD_NAME_MAX = 249
 _DEV_ZERO = os.makedev(1, 5)
 _O_PATH = 0o10000000
 _F_SEAL_ANY_WRITE = fcntl.F_SEAL_WRITE | 0x10  # F_SEAL_FUTURE_WRITE
@@ -55,6 +56,13 @@ def memfd_create(state: State, member: Member, request: messages.MemfdCreate, de
     if request.flags & ~(c.MFD_CLOEXEC | c.MFD_ALLOW_SEALING):
         raise Refusal(
             "cheribsd:MAN", asked=asked, allowed="it has unknown flags", needed="MFD_CLOEXEC and MFD_ALLOW_SEALING only"
+        )
+    if "\0" in request.name or len(request.name.encode()) > _MEMFD_NAME_MAX:
+        raise Refusal(
+            "cheribsd:MAN",
+            asked=asked,
+            allowed="the name cannot be shown by the system",
+            needed=f"at most {_MEMFD_NAME_MAX} bytes, none of them null",
         )
     is_sealable = bool(request.flags & c.MFD_ALLOW_SEALING)
     plan = plan_open(
@@ -103,7 +111,7 @@ def _open_again(state: State, member: Member, request: messages.Message, plan: O
     try:
         state.record(member, request, rule="cheribsd:E6", number=memory.id, message=str(memory))
         if plan.is_truncated:
-            kept.truncate(0)
+            state.segments.truncate(memory.id)
     except BaseException:
         os.close(fd)
         raise

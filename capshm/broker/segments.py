@@ -16,11 +16,13 @@ An object is known by device and inode, which are not used again while it is ali
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 from capshm._native import lib
 from capshm.broker.inotify import Watches
@@ -30,6 +32,7 @@ Key = tuple[int, int]
 
 _READ_ONLY = 0o400
 _SPARE_OPENINGS = 16
+_CLEARED_AT_ONCE = _READ_AT_ONCE = 1 << 20  # bytes
 
 
 def raise_descriptor_limit() -> None:
@@ -85,10 +88,56 @@ class Sideband:
             os.fchmod(self.tags, _READ_ONLY)
             os.fchmod(self.clear, _READ_ONLY)
 
+    def count_tags(self) -> int:
+        """How many tag bits are set. What is written past capshm may have changed granules that still count."""
+        count = 0
+        for start, end in _written(self.tags, lib.TWINS_OFFSET):
+            words = memoryview(os.pread(self.tags, end - start, start)).cast("Q")
+            count += sum(word.bit_count() for word in words[::2])  # a tag line is its tags, then its lock
+        return count
+
+    def clear_tags(self, size: int) -> None:
+        """Take the tags of the first `size` bytes away, before they change.
+
+        It is done as a process does it that may not write tag lines (native/sideband.h): all bits of the clear map, a
+        barrier, and after that the bytes.
+        """
+        end = -(-size // 128)  # a bit a granule
+        for offset in range(0, end, _CLEARED_AT_ONCE):
+            os.pwrite(self.clear, b"\xff" * min(_CLEARED_AT_ONCE, end - offset), offset)
+        lib.capshm_barrier_everywhere()
+
     def close(self) -> None:
         """Drop it; processes that have it mapped keep their view."""
         for fd in (self.tags, self.clear, self.read_only_tags):
             os.close(fd)
+
+
+@functools.cache
+def _may_reopen_anything() -> bool:
+    """Whether the mode binds this process at all."""
+    fd = os.memfd_create("capshm-probe", os.MFD_CLOEXEC)
+    try:
+        os.fchmod(fd, _READ_ONLY)
+        os.close(reopen(fd, os.O_RDWR))
+    except PermissionError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _written(fd: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a sparse file below `end` that are no holes."""
+    offset = 0
+    while offset < end:
+        try:
+            start = os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        offset = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+        for part in range(start, offset, _READ_AT_ONCE):
+            yield part, min(part + _READ_AT_ONCE, offset)
 
 
 class Kept:
@@ -97,7 +146,7 @@ class Kept:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         # With its own offset each, as every open has; made now, because later only root may (the mode, see above).
-        self._spares = [reopen(fd, os.O_RDWR) for _ in range(0 if os.getuid() == 0 else _SPARE_OPENINGS)]
+        self._spares = [reopen(fd, os.O_RDWR) for _ in range(0 if _may_reopen_anything() else _SPARE_OPENINGS)]
 
     def open(self, *, is_writable: bool) -> int:
         """A descriptor to give away. When a machine that is not root's has used up an object's openings, later
@@ -175,6 +224,31 @@ class Segments:
             self._sidebands[number] = Sideband(number)
         return self._sidebands[number]
 
+    def count_tags(self, number: int) -> int:
+        """How many granules of the object have their tag bit set."""
+        sideband = self._sidebands.get(number)
+        return 0 if sideband is None else sideband.count_tags()
+
+    def sizes(self, pids: Iterable[int]) -> dict[int, int]:
+        """The sizes of the objects that these processes hold descriptors of: the broker itself has none of most."""
+        found: dict[int, int] = {}
+        for pid in pids:
+            with contextlib.suppress(OSError):  # it has ended, or may not be looked into
+                for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                    with contextlib.suppress(OSError):
+                        status = descriptor.stat()
+                        number = self._numbers.get((status.st_dev, status.st_ino))
+                        if number is not None:
+                            found[number] = status.st_size
+        return found
+
+    def truncate(self, number: int) -> None:
+        """Make an object with a name empty: its tags first, then its bytes."""
+        kept = self._kept[number]
+        if number in self._sidebands:
+            self._sidebands[number].clear_tags(kept.size())
+        kept.truncate(0)
+
     def kept(self, number: int) -> Kept | None:
         """What opens an object that has a name."""
         return self._kept.get(number)
@@ -191,7 +265,9 @@ class Segments:
         for watch in self.watches.ended():
             number = self._watched.pop(watch)
             del self._watch_of[number]
-            del self._numbers[self._keys.pop(number)]
+            key = self._keys.pop(number)
+            if self._numbers.get(key) == number:  # unless a new file has got its inode number in the meantime
+                del self._numbers[key]
             self.release(number)
             sideband = self._sidebands.pop(number, None)
             if sideband is not None:

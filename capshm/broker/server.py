@@ -133,6 +133,8 @@ class Server:
                 f"a request is at most {messages.PACKET_LIMIT} bytes and {messages.DESCRIPTORS_LIMIT} descriptor",
             )
             return
+        # First, since what has ended may have left its inode number to the very file that the request is about.
+        self._objects_ended()
         try:
             reply = self._answer(connection, request, packet)
         except CapshmError as error:
@@ -181,18 +183,13 @@ class Server:
             return self._attach(connection, request)
         if isinstance(request, messages.Forked):
             return self._forked(connection, packet.pid)
+        if connection.pid is not None and (reply := self._look(request)) is not None:
+            return reply
         process = self._processes.of(connection)
         if process is None or process.member is None:
             raise CapshmError(f"process {packet.pid} is not attached to this machine")
         if isinstance(request, messages.Fork):
             return self._fork(process, process.member, request, packet)
-        if isinstance(request, messages.Processes):
-            return Reply({"processes": [_describe(each) for each in self._processes]})
-        if isinstance(request, messages.Mappings):
-            asked = self._processes.by_pid.get(request.pid)
-            if asked is None or asked.member is None:
-                raise CapshmError(f"process {request.pid} is not attached to this machine")
-            return self._service.mappings(asked.member)
         if isinstance(request, messages.Leave):
             self._leave(process)
             return Reply({})
@@ -200,6 +197,21 @@ class Server:
             self._end_as_asked(process, request)
             return None  # the answer follows when everybody has ended
         return self._service.handle(process.member, request, packet.descriptors)
+
+    def _look(self, request: messages.Request) -> Reply | None:
+        """Answer a request that changes nothing: whoever may connect may look. None: it is another."""
+        if isinstance(request, messages.Processes):
+            return Reply({"processes": [_describe(each) for each in self._processes]})
+        if isinstance(request, messages.Mappings):
+            asked = self._processes.by_pid.get(request.pid)
+            if asked is None or asked.member is None:
+                raise CapshmError(f"process {request.pid} is not attached to this machine")
+            return self._service.mappings(asked.member)
+        if isinstance(request, messages.Objects):
+            return self._service.objects()
+        if isinstance(request, messages.Audit):
+            return self._service.audit(request.start)
+        return None
 
     def _attach(self, connection: Connection, request: messages.Attach) -> Reply:
         pid = connection.pid

@@ -53,8 +53,6 @@ class Service:
         self._on(messages.ShmGet, openings.shmget)
         self._on(messages.ShmCtl, openings.shmctl)
         self._on(messages.Knob, _knob)
-        self._on(messages.Objects, _objects)
-        self._on(messages.Audit, _audit)
 
     def _on(self, kind: type[_R], handler: _Handler[_R]) -> None:
         self._handlers[kind] = cast("_Handler[messages.Message]", handler)
@@ -68,8 +66,8 @@ class Service:
         except Refusal as refusal:
             self._state.record(member, request, is_allowed=False, rule=refusal.rule, message=refusal.message)
             return _refused(refusal.rule, refusal.errno, refusal.message)
-        except openings.HostRefusal as refusal:
-            return _refused("host", refusal.errno or errno.EIO, str(refusal.strerror))
+        except OSError as error:
+            return _refused("host", error.errno or errno.EIO, f"this machine's kernel cannot: {error.strerror}")
 
     # Members
 
@@ -149,6 +147,24 @@ class Service:
         """The mappings of a member."""
         return Reply({"mappings": [_describe_entry(entry) for entry in member.space.entries.values()]})
 
+    def objects(self) -> Reply:
+        """All objects that still exist."""
+        state = self._state
+        sizes = state.segments.sizes(member.pid for member in state.members.values() if member.pid)
+        rows: list[Value] = []
+        for memory in state.objects:
+            kept = state.segments.kept(memory.id)
+            size = sizes.get(memory.id, -1) if kept is None else kept.size()
+            tags = state.segments.count_tags(memory.id)
+            rows.append([memory.id, memory.kind.value, memory.name, size, memory.owner, memory.is_share_cap, tags])
+        return Reply({"objects": rows})
+
+    def audit(self, start: int) -> Reply:
+        """A page of the audit."""
+        lines, following = self._state.audit.page(start)
+        rows: list[Value] = [list(msgspec.json.decode(line).values()) for line in lines]
+        return Reply({"records": rows, "next": following})
+
 
 def _refused(rule: str, number: int, message: str) -> Reply:
     return Reply({"refused": {"rule": rule, "errno": number, "message": message}})
@@ -184,18 +200,3 @@ def _knob(state: State, member: Member, request: messages.Knob, descriptors: lis
         state.record(member, request, rule="cheribsd:K1", message=f"sharing is {knobs}")
         member.knobs = knobs
     return Reply({"process": knobs.process, "may_share": knobs.may_share()})
-
-
-def _objects(state: State, member: Member, request: messages.Objects, descriptors: list[int]) -> Reply:
-    rows: list[Value] = []
-    for memory in state.objects:
-        kept = state.segments.kept(memory.id)
-        size = -1 if kept is None else kept.size()
-        rows.append([memory.id, memory.kind.value, memory.name, size, memory.owner, memory.is_share_cap, -1])
-    return Reply({"objects": rows})
-
-
-def _audit(state: State, member: Member, request: messages.Audit, descriptors: list[int]) -> Reply:
-    lines, following = state.audit.page(request.start)
-    rows: list[Value] = [list(msgspec.json.decode(line).values()) for line in lines]
-    return Reply({"records": rows, "next": following})

@@ -15,7 +15,8 @@ from typing import SupportsIndex, TypeAlias
 from capshm import client, errors
 from capshm._native import ffi, lib
 from capshm.capability import Capability, make
-from capshm.client import Answer, Argument, Client, check, map_object, page_permissions
+from capshm.client import Client, check, map_object, page_permissions
+from capshm.connection import Answer, Argument
 from capshm.model.constants import INHERIT_NONE, INHERIT_ZERO, MINCORE_CAPSTORE, MINCORE_INCORE
 from capshm.permissions import Permissions
 
@@ -151,11 +152,14 @@ def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> No
             inherit=flag_bits("inherit", kind),
         )
         try:
+            moves = answer.rows("moves")
+            for row in moves:
+                _move_into_object(row, answer.descriptors)
             for row in answer.rows("changes"):
                 status = _set_inherit(row, kind)
                 if status:
                     number = ffi.errno
-                    for old in mine.ask("revert", start=0).rows("changes"):
+                    for old in [] if moves else mine.ask("revert", start=0).rows("changes"):
                         _set_inherit(old, int(str(old[3])))
                     ffi.errno = number
                     check(status, "minherit")
@@ -175,6 +179,40 @@ def _set_inherit(row: list[object], kind: int) -> int:
     start, end = int(str(row[0])), int(str(row[1]))
     status: int = lib.capshm_set_inherit(start, end - start, kind not in (INHERIT_NONE, INHERIT_ZERO))
     return status
+
+
+def _move_into_object(row: list[object], descriptors: list[int]) -> None:
+    """Make private memory shared: fill its new object at a place of its own, tags included, then map it instead."""
+    start, end, place, number = (int(str(row[index])) for index in (0, 1, 2, 4))
+    letters, has = str(row[3]), str(row[6])
+    given = {letter: descriptors.pop(0) for letter in has}
+    everything = "rwRW" if "t" in given else "rw"
+
+    def map_at(address: int, letters: str) -> None:
+        map_object(
+            address,
+            end - start,
+            letters=letters,
+            data=given["d"],
+            tags=given.get("t", -1),
+            clear=given["c"],
+            number=number,
+            is_shared=True,
+            is_tags_writable=True,
+            is_clear_writable=True,
+            is_kept_at_fork=bool(row[5]),
+        )
+
+    try:
+        map_at(place, everything)
+        check(lib.capshm_protect(start, end - start, page_permissions(everything)), "minherit")
+        root = make(start, lib.METADATA_ROOT, tag=True)
+        root.copy_to(root.with_address(place), end - start)
+        check(lib.capshm_unmap_range(place, end - start), "minherit")
+        map_at(start, letters)
+    finally:
+        for fd in given.values():
+            os.close(fd)
 
 
 def mincore(addr: Address, length: SupportsIndex) -> list[int]:

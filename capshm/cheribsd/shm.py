@@ -10,7 +10,7 @@ from typing import Final, SupportsIndex
 
 from capshm import client, errors
 from capshm.cheribsd.memory import flag_bits
-from capshm.client import Answer
+from capshm.connection import Answer
 from capshm.model.constants import MFD_CLOEXEC, O_SHARECAP
 
 
@@ -49,7 +49,7 @@ def shm_open2(
     bits = flag_bits("flags", flags)
     if path is not SHM_ANON and not isinstance(path, str):
         raise TypeError(f"a path is a str or SHM_ANON, not {type(path).__name__}")
-    answer = client.current().ask(
+    answer = _ask_for_descriptor(
         "shm_open",
         path=path if isinstance(path, str) else None,
         flags=bits & ~O_SHARECAP & ~os.O_CLOEXEC,
@@ -66,17 +66,24 @@ def memfd_create(name: str, flags: SupportsIndex = 0) -> int:
 
     ENOSYS for MFD_HUGETLB (D9). name: what /proc shows.
     """
-    if "\0" in name:
-        raise ValueError("a name has no null characters")
     bits = flag_bits("flags", flags)
-    if len(name.encode()) > 200:
-        raise errors.Refused(
-            f"memfd_create: a name has at most 200 bytes, not {len(name.encode())}",
-            errno=errno.EINVAL,
-            rule="cheribsd:MAN",
-        )
-    answer = client.current().ask("memfd_create", name=name, flags=bits)
+    answer = _ask_for_descriptor("memfd_create", name=name, flags=bits)
     return _descriptor(answer, is_kept_by_exec=not bits & MFD_CLOEXEC)
+
+
+def _ask_for_descriptor(do: str, **arguments: str | int | bool | None) -> Answer:
+    """Ask for what is answered with a descriptor, if there is room for one: afterwards the object would be there."""
+    mine = client.current()
+    with mine.lock:
+        try:
+            os.close(os.open("/dev/null", os.O_RDONLY))
+        except OSError as error:
+            raise errors.Refused(
+                f"process {os.getpid()}: {do}: {error.strerror}; close some, or raise `ulimit -n`",
+                errno=error.errno or errno.EMFILE,
+                rule="cheribsd:1.D/7",
+            ) from None
+        return mine.ask(do, descriptors=(), **arguments)
 
 
 def _descriptor(answer: Answer, *, is_kept_by_exec: bool) -> int:

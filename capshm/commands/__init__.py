@@ -7,14 +7,15 @@ import sys
 import cyclopts
 
 from capshm import CapshmError, __version__
-from capshm.commands import compare
+from capshm.commands import audit, caps, compare, doctor, explain, ps, run, vm
 
 app = cyclopts.App(
     name="capshm",
     help="CHERI capabilities between real Linux processes: who may share them through memory, and what it costs.",
     version=__version__,
 )
-app.command(compare.compare)
+for verb in (compare.compare, run.run, ps.ps, vm.vm, caps.caps, audit.app, explain.explain, doctor.doctor):
+    app.command(verb)
 
 
 def main() -> None:

@@ -126,9 +126,7 @@ def _shared_memory() -> Finding:
     try:
         status = os.statvfs(_SHARED_MEMORY)
     except OSError as error:
-        return Finding(
-            str(_SHARED_MEMORY), str(error), False, "mount a tmpfs there: objects live in it"
-        )
+        return Finding(str(_SHARED_MEMORY), str(error), False, "mount a tmpfs there: objects live in it")
     free = status.f_bavail * status.f_frsize
     return Finding(str(_SHARED_MEMORY), f"{free >> 20:,} MiB free", free > 0, "it is full: objects cannot grow")
 

@@ -245,7 +245,7 @@ def _overlapping(items: SortedDict[int, _Item], start: int, end: int) -> Iterato
         item = items[key]
         if item.start >= end:
             return
-        if item.end > start:
+        if item.end > start < end:
             yield item
 
 

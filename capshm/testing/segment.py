@@ -84,6 +84,7 @@ def _take_place(mapping: CData, alignment: int) -> None:
         if place + length <= process.ARENA_BASE + process.ARENA_SIZE:
             mapping.address = place  # first: what undoes it looks here
             bisect.insort(_taken, (place, place + length))
+            process.count_segment(1)
             _next = place + length
             return
     raise MemoryError(f"the arena of {process.ARENA_SIZE >> 30} GiB has no room for {length} bytes")
@@ -230,6 +231,7 @@ class Segment:
             place = mapping.address, mapping.address + self.length + PAGE
             if place in _taken:  # unless the taking was interrupted
                 _taken.remove(place)
+                process.count_segment(-1)
         if mapping.clear:
             lib.capshm_unmap_memory(mapping.clear, self._clear_length)
         if mapping.lines:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from capshm._native import lib
+from capshm.testing import steps
 from capshm.testing.stepping import SteppingUnavailable
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def _run(function: Callable[..., None], arguments: dict[str, object], core: str 
     start = "from tests.faults.isolation import main; main()"
     command = [sys.executable, "-X", "faulthandler", "-W", "error", "-c", start]
     command += [function.__module__, function.__name__, json.dumps(arguments)]
-    if core == "steps" and lib.capshm_step_arm(0, 1, lib.STEP_ACTION_NONE):
+    if core == "steps" and steps.is_available():
         core = None
     environment = os.environ | ({} if core is None else {"CAPSHM_CORE": core})
     # Under the address sanitizer faults go to the core and to Python all the same.

@@ -3,13 +3,12 @@
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import count, takewhile
 from types import TracebackType
 from typing import Self
 
 from capshm import Capability
-from capshm._native import ffi, lib
-from capshm.testing import Segment
+from capshm._native import ffi
+from capshm.testing import Segment, steps
 from capshm.testing.stepping import Stepper
 from tests.faults.processes import Child
 
@@ -17,7 +16,7 @@ GRANULE = 16
 LINE = 64  # granules
 GRANULES = 4 * LINE  # of a page
 
-STEPS: list[str] = [ffi.string(name).decode() for name in takewhile(bool, map(lib.capshm_step_name, count()))]
+STEPS = steps.names()
 
 Words = tuple[int, int]  # address and metadata
 
@@ -104,12 +103,12 @@ class Scene:
         operation.prepare(self)
         return Stepper(lambda: operation.run(self), at=operation.function)
 
-    def run_with_step(self, operation: "Operation", step: str, action: int, *, nth: int = 1) -> Child:
+    def run_with_step(self, operation: "Operation", step: str, action: str, *, nth: int = 1) -> Child:
         """A child that does the operation, and `action` at the n-th passage of the step; for CAPSHM_CORE=steps."""
         operation.prepare(self)
 
         def body() -> None:
-            assert lib.capshm_step_arm(STEPS.index(step), nth, action), "this core has no step points"
+            steps.arm(step, nth=nth, action=action)
             operation.run(self)
 
         return Child(body)

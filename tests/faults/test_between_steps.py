@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 
 from capshm import Capability, HolderStopped
-from capshm._native import lib
 from tests.faults.isolation import isolated
 from tests.faults.scene import GRANULE, OPERATIONS, STEPS, Operation, Scene, words
 
@@ -33,7 +32,7 @@ def test_a_load_beside_stores(load: str) -> None:
     with Scene() as scene:
         for step in ("LOAD_BEGUN", "LOAD_COPIED"):
             for stores in range(1, 9):
-                with scene.run_with_step(loading, step, lib.STEP_ACTION_STOP) as child:
+                with scene.run_with_step(loading, step, "stop") as child:
                     assert child.wait_stopped()
                     for _ in range(stores):
                         STORE.run(scene)
@@ -56,7 +55,7 @@ def test_a_store_beside_a_data_write(permissions: str) -> None:
         for written in (b"other than these", stored):
             for step in STEPS:
                 scene.restore(STORE.touches)
-                with scene.run_with_step(STORE, step, lib.STEP_ACTION_STOP) as child:
+                with scene.run_with_step(STORE, step, "stop") as child:
                     if child.wait_stopped():
                         writer.write(PLACE, written)
                         child.resume()
@@ -84,9 +83,9 @@ def test_a_lock_has_one_holder() -> None:
             STORE.run(scene)
 
     late = Operation("capshm_store", be_late, STORE.touches)
-    with Scene(lock_timeout=0) as scene, scene.run_with_step(late, "LINE_NAMED", lib.STEP_ACTION_STOP) as second:
+    with Scene(lock_timeout=0) as scene, scene.run_with_step(late, "LINE_NAMED", "stop") as second:
         assert second.wait_stopped()
-        with scene.run_with_step(STORE, "LINE_LOCKED", lib.STEP_ACTION_STOP) as first:
+        with scene.run_with_step(STORE, "LINE_LOCKED", "stop") as first:
             assert first.wait_stopped()
             before = scene.memory()
             second.resume()

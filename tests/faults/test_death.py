@@ -139,7 +139,7 @@ def test_killed_at_every_step() -> None:
         for name, operation in OPERATIONS.items():
             for step in STEPS:
                 for nth in count(1):
-                    with scene.run_with_step(operation, step, lib.STEP_ACTION_KILL, nth=nth) as child:
+                    with scene.run_with_step(operation, step, "kill", nth=nth) as child:
                         status = child.wait()
                     assert status in (0, -signal.SIGKILL), f"{name} at {step}"
                     _recover(scene, operation)
@@ -157,7 +157,7 @@ def test_what_a_store_killed_at_a_step_leaves(name: str) -> None:
     operation = OPERATIONS[name]
     with Scene() as scene:
         for step in STEPS:
-            with scene.run_with_step(operation, step, lib.STEP_ACTION_KILL) as child:
+            with scene.run_with_step(operation, step, "kill") as child:
                 if child.wait() == 0:
                     continue
             if STEPS.index(step) >= STEPS.index("TAGS_SET"):
@@ -175,7 +175,7 @@ def test_the_dead_are_not_waited_for() -> None:
     """The lock of a dead holder is freed for the next who needs it, though he would wait for no living one."""
     operation = OPERATIONS["store"]
     with Scene(lock_timeout=0) as scene:
-        with scene.run_with_step(operation, "LINE_LOCKED", lib.STEP_ACTION_KILL) as child:
+        with scene.run_with_step(operation, "LINE_LOCKED", "kill") as child:
             assert child.wait() == -signal.SIGKILL
         assert scene.is_locked(operation.touches[0])
         scene.assert_usable(operation.touches)

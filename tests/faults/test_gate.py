@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from capshm import RevocationIncomplete
-from capshm._native import lib
 from capshm.testing import closed_gate
 from capshm.testing.stepping import Stepper
 from tests.faults.isolation import isolated
@@ -72,7 +71,7 @@ def test_closer_stopped() -> None:
 def test_straggler_stopped() -> None:
     """A process stopped inside an operation is named after the timeout, and the gate is open again at once."""
     with Scene() as scene:
-        with scene.run_with_step(OPERATIONS["store"], "OPERATION_ENTERED", lib.STEP_ACTION_STOP) as child:
+        with scene.run_with_step(OPERATIONS["store"], "OPERATION_ENTERED", "stop") as child:
             assert child.wait_stopped()
             with pytest.raises(RevocationIncomplete) as caught, closed_gate(timeout=0.05):
                 pytest.fail("the gate closed over a process inside an operation")
@@ -92,7 +91,7 @@ def test_straggler_killed(timeout: float) -> None:
     """A process killed inside an operation keeps nobody from closing the gate, who waits as little as may be."""
     with Scene() as scene:
         for step in ("OPERATION_ENTERED", "LINE_LOCKED", "LINE_UNLOCKED"):
-            with scene.run_with_step(OPERATIONS["store"], step, lib.STEP_ACTION_KILL) as child:
+            with scene.run_with_step(OPERATIONS["store"], step, "kill") as child:
                 assert child.wait() == -signal.SIGKILL
                 with closed_gate(timeout=timeout):
                     pass

@@ -48,6 +48,14 @@ def _object(*, is_share_cap: bool = False) -> int:
     return fd
 
 
+def _connection() -> socket.socket:
+    """This process's connection to the broker, past all that guards it."""
+    held = client.current()._connection
+    assert held is not None
+    assert held._socket is not None
+    return held._socket
+
+
 def _areas(name: str) -> list[tuple[int, int, str]]:
     """Start, end and permissions of what this process has mapped of a sideband."""
     found = []
@@ -260,9 +268,7 @@ def test_read_only_descriptor_is_not_reopened_for_writing() -> None:
 def test_stranger_on_an_inherited_connection(fork: str) -> None:
     """Packets that a child sends on its parent's connection are recorded, not answered, and do not spoil it."""
     with _machine() as machine:
-        mine = client.current()._socket
-        assert mine is not None
-        connection = mine.fileno()
+        connection = _connection().fileno()
 
         def body() -> None:
             stolen = socket.socket(fileno=os.dup(connection))
@@ -438,8 +444,7 @@ def test_bad_packets() -> None:
             for is_carrying in (False, True):
 
                 def body(packet: bytes = packet, is_carrying: bool = is_carrying) -> None:
-                    mine = client.current()._socket
-                    assert mine is not None
+                    mine = _connection()
                     fds = [0, 0, 0] if is_carrying else []
                     if is_carrying:
                         socket.send_fds(mine, [packet], fds)

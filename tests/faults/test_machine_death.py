@@ -86,7 +86,7 @@ def _check_works(area: Capability) -> None:
     _map_own()
 
 
-def _check_gone(area: Capability, may_be_unattached: bool = False) -> None:
+def _check_gone(area: Capability, *, may_be_unattached: bool = False) -> None:
     """Whoever needs the broker is told that it is gone, and has gained nothing."""
     gone = (BrokerGone, NotAttached) if may_be_unattached else BrokerGone
     here = [line for line in maps(os.getpid()) if "capshm-" in line]
@@ -296,6 +296,8 @@ def _kill_broker_at(number: int, operation: Callable[[], object]) -> bool:
                 _check_gone(area)
 
         pid = fork_to_run(ask)
+        while len(machine.processes()) < 2:
+            os.sched_yield()
         with CallStepper(machine.broker_pid) as broker:
             begin.set()
             is_killed = broker.run_to_call(number, beside=pid)
@@ -325,7 +327,7 @@ def test_fork_after_the_death_of_the_broker() -> None:
                 area.load_capability(0)
             with pytest.raises(NotAttached):
                 own.load_capability(0)
-            _check_gone(area)
+            _check_gone(area, may_be_unattached=True)
 
         with Child(body) as child:
             assert child.wait() == 0

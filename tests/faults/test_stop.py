@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 
 from capshm import HolderStopped
-from capshm._native import lib
 from capshm.testing.stepping import Stepper
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child
@@ -91,7 +90,7 @@ def test_stopped_at_every_step() -> None:
     with Scene(lock_timeout=LOCK_TIMEOUT) as scene:
         for name in ("store", "fill", "write", "load overwritten", "copy"):
             for step in STEPS:
-                with scene.run_with_step(OPERATIONS[name], step, lib.STEP_ACTION_STOP) as child:
+                with scene.run_with_step(OPERATIONS[name], step, "stop") as child:
                     if child.wait_stopped():
                         assert _assert_goes_on(scene, OPERATIONS[name], child) == (step in locked), f"{name} at {step}"
                 scene.restore(OPERATIONS[name].touches)

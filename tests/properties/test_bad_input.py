@@ -66,6 +66,8 @@ def surface(module: ModuleType) -> dict[str, Callable[..., object]]:
     """Everything in a module that can be called, by its name; modules in it have a surface of their own."""
     found: dict[str, Callable[..., object]] = {}
     for name in public_names(module):
+        if name in MACHINE:
+            continue
         value = getattr(module, name)
         if isinstance(value, type) and (module is errors or not issubclass(value, Exception)):
             found.update(members(name, value))
@@ -73,6 +75,9 @@ def surface(module: ModuleType) -> dict[str, Callable[..., object]]:
             found[name] = value
     return found
 
+
+# These start processes: tests/unit/test_machine.py and tests/faults/test_broker.py have their bad arguments.
+MACHINE = {"Machine", "Facts", "attach", "current"}
 
 MODULES = {module.__name__: module for module in (capshm, encoding, errors, testing)}
 
@@ -138,6 +143,7 @@ class World:
         permissions = st.sampled_from([*Permissions, Permissions(0)])
         self.receivers: dict[str, st.SearchStrategy[Any]] = {
             "Capability": capability,
+            "Refused": st.just(errors.Refused("refused", errno=13, rule="cheribsd:E2")),
             "CapabilityArray": array,
             "Permissions": permissions,
             "Segment": st.sampled_from(segments),
@@ -149,12 +155,12 @@ class World:
         lists = st.lists(capability, max_size=5)
         self.good: dict[str, st.SearchStrategy[Any]] = {
             **dict.fromkeys(["offset", "address", "new_address", "increment", "decrement", "index"], number),
-            **dict.fromkeys(["length", "count", "size", "metadata", "raw", "tag", "pid"], number),
+            **dict.fromkeys(["length", "count", "size", "metadata", "raw", "tag", "pid", "errno"], number),
             **dict.fromkeys(["lines", "found", "cleared", "base", "top", "object_type", "is_valid"], number),
             **dict.fromkeys(["authority", "destination", "capability", "value"], capability),
             **dict.fromkeys(["writable", "new_epoch"], st.booleans()),
             **dict.fromkeys(["timeout", "lock_timeout"], st.floats(0, 10)),
-            **dict.fromkeys(["message", "code", "signal"], st.text(max_size=5)),
+            **dict.fromkeys(["message", "code", "signal", "rule"], st.text(max_size=5)),
             "values": lists | lists.map(tuple) | array,
             "mask": permissions,
             "other": capability | permissions | array,
@@ -165,6 +171,7 @@ class World:
             "permissions": st.text("rwRWx", max_size=5),
             "kernel": st.sampled_from(["automatic", "portable", "avx2", "avx512"]),
             "processes": st.just([(1, "reason")]),
+            "leaks": st.just(["a process"]),
         }
         numbers = st.integers() | st.sampled_from([*edges(), 10**5000]) | st.floats() | st.booleans()
         others = [None, Index(), Decimal("16.5"), Fraction(1, 3), 1j, object(), int, print, {}, {1: 2}, (), [], [None]]
@@ -285,12 +292,21 @@ def test_the_whole_surface_is_known(module: str) -> None:
 NOT_FOR_RANDOM_NUMBERS = {
     **dict.fromkeys(["capshm_map", "capshm_map_memory", "capshm_unmap_memory"], "addresses of this process's memory"),
     **dict.fromkeys(["capshm_fork_before", "capshm_fork_in_parent", "capshm_fork_in_child"], "belong around a fork"),
+    "capshm_detach": "there would be nothing left for the others",
     "capshm_gate_close": "what comes after it waits",
+    **dict.fromkeys(["capshm_interruption", "capshm_set_interruption"], "a function, not numbers"),
     "capshm_release": "gives away registers that others hold",
     "capshm_set_lock_timeout": "may be centuries",
 }
 BUFFER = 1 << 16  # bytes
-BOUNDED = {"capshm_read": 3, "capshm_write": 3, "capshm_tags": 1, "capshm_gather": 1, "capshm_reserve": 0}
+BOUNDED = {
+    "capshm_read": 3,
+    "capshm_write": 3,
+    "capshm_tags": 1,
+    "capshm_gather": 1,
+    "capshm_reserve": 0,
+    "capshm_gate_processes": 1,
+}
 """Which argument is the length of a buffer, or takes what others need."""
 HARMLESS = {"capshm_step_arm": 2, "capshm_paint": 1, "capshm_make": 3}
 """Which argument is 0, so that nothing is armed, painted (the arena is large) or made up."""
@@ -316,7 +332,7 @@ def native_argument(chance: random.Random, world: World, kind: Any) -> Any:
             chance.getrandbits(64),
         ]
     )
-    return bool(number % 2) if kind.cname == "_Bool" else number % (1 << 8 * ffi.sizeof(kind))
+    return bool(number % 2) if kind.cname == "_Bool" else int(ffi.cast(kind, number))
 
 
 @isolated()

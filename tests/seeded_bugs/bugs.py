@@ -29,10 +29,12 @@ class Bug:
     why: str
     patches: tuple[Patch, ...]
     found_by: Program | Node
+    also_found_by: tuple[Node, ...] = ()
 
 
 CONFORMANCE = "tests/conformance/cheribsd"
 BETWEEN_STEPS = "tests/faults/test_between_steps.py"
+HISTORY = "tests/litmus/test_history.py::test_all_has_an_explanation"
 
 BUGS = [
     Bug(
@@ -43,6 +45,7 @@ BUGS = [
             ("sideband.c", "differing |= (uint64_t)differs << i;", "(void)differs;"),
         ),
         Node(f"{CONFORMANCE}/test_memory_operations.py::test_a_raw_store_untags_what_it_changes"),
+        (Node(HISTORY),),
     ),
     Bug(
         "twin-half-compared",
@@ -172,6 +175,7 @@ BUGS = [
             ),
         ),
         Node("tests/litmus/test_overwrite.py"),
+        (Node(HISTORY),),
     ),
     Bug(
         "tail-granule-kept",
@@ -181,6 +185,7 @@ BUGS = [
             ("data.c", "    while (granule < end) {", "    while (granule + GRANULE_SIZE <= end) {"),
         ),
         Node(f"{CONFORMANCE}/test_memory_operations.py::test_a_data_write_clears_every_granule_it_touches"),
+        (Node(HISTORY),),
     ),
     Bug(
         "largest-exponent-off-by-one",

@@ -6,19 +6,26 @@ import sys
 import pytest
 
 from native.variants import ROOT, build_program, build_variant, environment
-from tests.seeded_bugs.bugs import BUGS, Bug, Program
+from tests.seeded_bugs.bugs import BUGS, Bug, Node, Program
+
+# What several histories together find is left to the soak: a single one may pass.
+FINDERS = [pytest.param(bug, bug.found_by, id=bug.name) for bug in BUGS] + [
+    pytest.param(bug, node, id=f"{bug.name}: {node.name}", marks=pytest.mark.soak)
+    for bug in BUGS
+    for node in bug.also_found_by
+]
 
 
-def find(bug: Bug) -> subprocess.CompletedProcess[str]:
+def find(bug: Bug, finder: Program | Node) -> subprocess.CompletedProcess[str]:
     """Run what must find the bug, on a core that has it."""
-    if isinstance(bug.found_by, Program):
-        sources = ["tests/native/harness.h", f"tests/native/{bug.found_by.name}.c"]
+    if isinstance(finder, Program):
+        sources = ["tests/native/harness.h", f"tests/native/{finder.name}.c"]
         program = build_program(bug.name, sources, patches=bug.patches)
-        command = [str(program), *bug.found_by.arguments]
+        command = [str(program), *finder.arguments]
         variables = environment()
     else:
         core = build_variant(bug.name, defines=["CAPSHM_STEP_POINTS"], patches=bug.patches)
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", bug.found_by.name]
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", finder.name]
         variables = environment(core)
     return subprocess.run(
         command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -26,10 +33,10 @@ def find(bug: Bug) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", BUGS, ids=[bug.name for bug in BUGS])
-def test_the_bug_is_found(bug: Bug) -> None:
-    """A core with this bug fails the test that is named for it; and it fails, it does not merely break down."""
-    run = find(bug)
+@pytest.mark.parametrize(("bug", "finder"), FINDERS)
+def test_the_bug_is_found(bug: Bug, finder: Program | Node) -> None:
+    """A core with this bug fails the tests that are named for it; and they fail, they do not merely break down."""
+    run = find(bug, finder)
     # Both say so with 1; anything else means that the test could not be run.
     assert run.returncode == 1, f"{bug.why}\nstatus {run.returncode}\n{run.stdout}"
 

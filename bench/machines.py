@@ -1,0 +1,133 @@
+"""Requests, mappings, forks and attaching in a real machine beside their limits: `python -m bench.machines`.
+
+Prints a JSON object a line: key, value, limit; microseconds. Figure and limit take turns in slices of some hundredths
+of a second, and the fastest time of each counts: what disturbs can only make it slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from time import perf_counter_ns
+
+import capshm
+from bench.limits import echo, interpreter
+from bench.limits.fork import Forker
+from capshm import cheribsd
+
+PAGE = 4 << 10  # 4 KiB
+ARENA_SIZE = 64 << 30  # 64 GiB
+DATA_SIZE = 1 << 20  # 1 MiB: of the object that is mapped
+FORK_MEMORY = 64  # 64 MiB
+_ATTACHING = """
+from time import perf_counter_ns
+begin = perf_counter_ns()
+import capshm
+capshm.attach()
+print(perf_counter_ns() - begin)
+"""
+
+Slice = Callable[[], int]
+"""Does an operation a few times; the nanoseconds of the fastest."""
+
+
+def _fastest(operation: Callable[[], object], count: int) -> int:
+    least = 1 << 62
+    for _ in range(count):
+        begin = perf_counter_ns()
+        operation()
+        least = min(least, perf_counter_ns() - begin)
+    return least
+
+
+def _interleaved(figure: Slice, limit: Slice, turns: int) -> tuple[float, float]:
+    """The fastest of all slices of both, in microseconds."""
+    figure(), limit()  # the interpreter adapts its code to what it has seen
+    values, limits = zip(*((figure(), limit()) for _ in range(turns)), strict=True)
+    return min(values) / 1000, min(limits) / 1000
+
+
+def _round_trip(machine: capshm.Machine, turns: int) -> tuple[float, float]:
+    pages = cheribsd.mmap(
+        None, PAGE, cheribsd.PROT_READ | cheribsd.PROT_WRITE, cheribsd.MAP_PRIVATE | cheribsd.MAP_ANON
+    )
+    protections = [cheribsd.PROT_READ, cheribsd.PROT_READ | cheribsd.PROT_WRITE] * 50
+
+    def protect() -> int:
+        least = 1 << 62
+        for protection in protections:
+            begin = perf_counter_ns()
+            cheribsd.mprotect(pages, PAGE, protection)
+            least = min(least, perf_counter_ns() - begin)
+        return least
+
+    with echo.Echo() as other:
+        return _interleaved(protect, partial(_fastest, other.ask, 100), turns)
+
+
+def _map_object(machine: capshm.Machine, turns: int) -> tuple[float, float]:
+    protection = cheribsd.PROT_READ | cheribsd.PROT_WRITE | cheribsd.PROT_CAP
+    flags = cheribsd.MAP_SHARED | cheribsd.MAP_ANON
+
+    def map_object() -> None:
+        cheribsd.munmap(cheribsd.mmap(None, DATA_SIZE, protection, flags), DATA_SIZE)
+
+    with echo.Echo() as other:
+        return _interleaved(partial(_fastest, map_object, 40), partial(_fastest, other.map_object, 40), turns)
+
+
+def _fork(machine: capshm.Machine, turns: int) -> tuple[float, float]:
+    spawn = partial(machine.spawn, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    attached = Forker(spawn, [str(FORK_MEMORY), "--attach"])
+    unattached = Forker(spawn, [str(FORK_MEMORY)])
+    try:
+        return _interleaved(lambda: min(attached.fork(10)), lambda: min(unattached.fork(10)), turns)
+    finally:
+        attached.close()
+        unattached.close()
+
+
+def _attach(machine: capshm.Machine, turns: int) -> tuple[float, float]:
+    def attach() -> int:
+        with machine.spawn([sys.executable, "-c", _ATTACHING], stdout=subprocess.PIPE) as program:
+            return int(program.communicate()[0])
+
+    return _interleaved(attach, interpreter.run, turns)
+
+
+_MEASURED = {
+    "broker_round_trip": (_round_trip, 30),
+    "map_object": (_map_object, 20),
+    "fork": (_fork, 10),
+    "attach": (_attach, 20),
+}
+"""How, and in how many turns."""
+
+
+def measure(keys: list[str], *, quick: bool) -> Iterator[tuple[str, float, float]]:
+    """Key, value and limit of each figure."""
+    with capshm.Machine(arena_size=ARENA_SIZE) as machine:
+        for key in keys or list(_MEASURED):
+            how, turns = _MEASURED[key]
+            yield key, *how(machine, max(2, turns // 10) if quick else turns)
+
+
+def main() -> None:
+    """Measure once and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.machines", description=__doc__)
+    parser.add_argument("--prepare", action="store_true", help="there is nothing to prepare")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the time")
+    parser.add_argument("keys", nargs="*", metavar="KEY", help="what to measure; all if none is given")
+    options = parser.parse_args()
+    if options.prepare:
+        return
+    for key, value, limit in measure(options.keys, quick=options.quick):
+        print(json.dumps({"key": key, "value": round(value, 3), "limit": round(limit, 3)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

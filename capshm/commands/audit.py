@@ -1,0 +1,157 @@
+"""capshm audit: what happened in a machine, who asked for it, and which rule decided."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from time import localtime, strftime
+from typing import Annotated
+
+import cyclopts
+
+from capshm.commands.tables import Json, print_json, print_table
+from capshm.observer import Observer, choose
+from capshm.records import Audit
+
+Filters = tuple[int | None, str | None, str | None, bool]
+
+app = cyclopts.App(name="audit", help="Show or check what happened in a machine: who asked, and which rule decided.")
+
+FileArgument = Annotated[Path | None, cyclopts.Parameter(validator=cyclopts.validators.Path(exists=True))]
+
+
+@app.default
+def show(
+    file: FileArgument = None,
+    *,
+    machine: str | None = None,
+    pid: int | None = None,
+    event: str | None = None,
+    rule: str | None = None,
+    refused: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    json_output: Json = False,
+) -> None:
+    """Show the records of a running machine, or of a file that `Machine(audit=...)` wrote; filters narrow them down.
+
+    Parameters
+    ----------
+    file
+        An audit file; without it, a running machine is asked.
+    machine
+        Its name; needed where several are running.
+    pid
+        Only records of this process.
+    event
+        Only records of this kind: map, fork, shm_open ...
+    rule
+        Only records that this rule decided: "cheribsd:E2", or "E2" for short.
+    refused
+        Only what was refused.
+    json_output
+        Print one JSON document.
+    """
+    records, findings = _read(file, machine)
+    chosen = _choose(records, (pid, event, rule, refused))
+    if json_output:
+        print_json({"records": [each._asdict() for each in chosen], "findings": findings})
+    else:
+        _print(chosen)
+        for finding in findings:
+            print(f"capshm: {finding}", file=sys.stderr)
+    if findings:
+        sys.exit(1)
+
+
+@app.command
+def check(
+    file: FileArgument = None,
+    *,
+    machine: str | None = None,
+    pid: int | None = None,
+    event: str | None = None,
+    rule: str | None = None,
+    refused: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    json_output: Json = False,
+) -> None:
+    """Answer by the exit status whether something has happened: 0 no, 1 yes, 3 the audit itself is damaged.
+
+    With filters: whether any record matches all of them, `capshm audit check --rule E9` for example: has anybody mapped
+    a share-cap object with capability permission? Without any: whether the audit is whole, without gaps or a
+    half-written tail.
+
+    Parameters
+    ----------
+    file
+        An audit file; without it, a running machine is asked.
+    machine
+        Its name; needed where several are running.
+    pid
+        Records of this process.
+    event
+        Records of this kind: map, fork, shm_open ...
+    rule
+        Records that this rule decided: "cheribsd:E2", or "E2" for short.
+    refused
+        What was refused.
+    json_output
+        Print one JSON document.
+    """
+    filters = (pid, event, rule, refused)
+    records, findings = _read(file, machine)
+    found = _choose(records, filters) if filters != (None, None, None, False) else []
+    if json_output:
+        document = {"records": len(records), "found": [each._asdict() for each in found], "findings": findings}
+        print_json(document)
+    else:
+        for finding in findings:
+            print(finding)
+        if found:
+            _print(found)
+        print(f"{len(records)} records, {len(found)} found, {len(findings)} damages")
+    if findings or found:
+        sys.exit(3 if findings else 1)
+
+
+def _read(file: Path | None, machine: str | None) -> tuple[list[Audit], list[str]]:
+    """All records, and what is wrong with the file."""
+    if file is None:
+        with Observer(choose(machine)) as observer:
+            return observer.audit(), []
+    from capshm.broker import audit  # only here: it needs the broker's libraries
+
+    _, findings = audit.check(str(file))
+    records = [Audit(*record) for record in audit.read(str(file))]
+    return records, [f"{file}, byte {finding.offset}: {finding.what}" for finding in findings]
+
+
+def _choose(records: list[Audit], filters: Filters) -> list[Audit]:
+    pid, event, rule, is_refused = filters
+    return [
+        each
+        for each in records
+        if (pid is None or each.pid == pid)
+        and (event is None or each.event == event)
+        and (rule is None or each.rule in (rule, f"cheribsd:{rule}"))
+        and not (is_refused and each.allowed)
+    ]
+
+
+def _print(records: list[Audit]) -> None:
+    print_table(
+        ["NUMBER", "TIME", "PID", "VMSPACE", "EVENT", "ALLOWED", "RULE", "OBJECT", "WHERE", "WHAT"],
+        [
+            (
+                each.number,
+                strftime("%H:%M:%S", localtime(each.time)),
+                each.pid,
+                each.vmspace,
+                each.event,
+                each.allowed,
+                each.rule,
+                each.object or None,
+                f"{Path(each.file).name}:{each.line}" if each.file else "",
+                each.message,
+            )
+            for each in records
+        ],
+    )

@@ -1,0 +1,48 @@
+"""capshm ps: the emulated processes of a machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from capshm.commands.tables import Json, print_json, print_table
+from capshm.observer import Observer, choose
+
+
+def ps(*, machine: str | None = None, json_output: Json = False) -> None:
+    """List the emulated processes of a running machine.
+
+    PID and PPID are those of Linux. VMSPACE is the identity that owns memory objects: never given twice, and another
+    one after exec. MAPS counts mappings, CAPMAPS those through which capabilities may be loaded or stored now or later.
+
+    Parameters
+    ----------
+    machine
+        Its name; needed where several are running.
+    json_output
+        Print one JSON document.
+    """
+    name = choose(machine)
+    with Observer(name) as observer:
+        found = observer.processes()
+        rows = []
+        for process in found:
+            mappings = observer.mappings(process.pid) if process.state == "running" else []
+            with_capabilities = sum("R" in each.maximum or "W" in each.maximum for each in mappings)
+            rows.append((process, (len(mappings), with_capabilities, _command(process.pid))))
+    if json_output:
+        keys = ("mappings", "capability_mappings", "command")
+        listed = [process._asdict() | dict(zip(keys, facts, strict=True)) for process, facts in rows]
+        print_json({"machine": name, "processes": listed})
+        return
+    print_table(
+        ["PID", "PPID", "VMSPACE", "STATE", "MAPS", "CAPMAPS", "COMMAND"],
+        [(each.pid, each.parent, each.vmspace, each.state, *facts) for each, facts in rows],
+    )
+
+
+def _command(pid: int) -> str:
+    """Its name as the kernel has it; it may have ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    except OSError:
+        return ""

@@ -1,0 +1,64 @@
+"""capshm vm: the mappings of an emulated process."""
+
+from __future__ import annotations
+
+from capshm.commands.tables import Json, print_json, print_table
+from capshm.observer import Observer, choose
+from capshm.records import Mapping, Object
+
+
+def vm(pid: int, *, machine: str | None = None, json_output: Json = False) -> None:
+    """List the mappings of an emulated process, as `procstat vm` does.
+
+    PRT: what is permitted now, MAX: at most. r, w, x: data may be read, written, executed; R, W: capabilities may be
+    loaded, stored. INH: what a child of fork gets. TP: pv private memory, sw shared memory of this machine, vn a file.
+    OWNER: the vmspace that may map the object with capability permission; all: any of them.
+
+    Parameters
+    ----------
+    pid
+        Of the process.
+    machine
+        Its name; needed where several are running.
+    json_output
+        Print one JSON document.
+    """
+    name = choose(machine)
+    with Observer(name) as observer:
+        mappings = observer.mappings(pid)
+        objects = {each.id: each for each in observer.objects()}
+    if json_output:
+        print_json({"machine": name, "pid": pid, "mappings": [each._asdict() for each in mappings]})
+        return
+    print_table(
+        ["START", "END", "PRT", "MAX", "INH", "TP", "OBJECT", "OFFSET", "OWNER", "RESERVATION"],
+        [_row(each, objects.get(each.object)) for each in mappings],
+    )
+
+
+def _row(mapping: Mapping, memory: Object | None) -> tuple[str | int | None, ...]:
+    kind = "pv" if mapping.object == 0 else "vn" if memory is None or memory.kind == "file" else "sw"
+    return (
+        f"{mapping.start:#x}",
+        f"{mapping.end:#x}",
+        _letters(mapping.current),
+        _letters(mapping.maximum),
+        mapping.inherit,
+        kind,
+        mapping.object or None,
+        f"{mapping.offset:#x}" if mapping.object else None,
+        None if memory is None else owner(memory),
+        f"{mapping.reservation:#x}",
+    )
+
+
+def _letters(rights: str) -> str:
+    """All five places, so that a column is read downwards."""
+    return "".join(letter if letter in rights else "-" for letter in "rwxRW")
+
+
+def owner(memory: Object) -> str:
+    """Who may share capabilities through the object: all, a vmspace, or nobody any more."""
+    if memory.is_share_cap:
+        return "all"
+    return "nobody" if memory.owner is None else str(memory.owner)

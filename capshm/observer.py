@@ -1,0 +1,79 @@
+"""Looking at a machine from outside, as `capshm ps` and its kin do: nothing is attached, and nothing changes.
+
+Any process of the machine's user may look; it has no part in the machine, and the machine does not wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self, SupportsIndex
+
+from capshm import connection, records
+from capshm.errors import CapshmError
+
+_LISTENS = 0x10000  # the flag of a listening socket in /proc/net/unix
+
+
+def machines() -> list[str]:
+    """The names of this user's machines that are running now."""
+    prefix = connection.address_of("").decode().replace("\0", "@")
+    names = []
+    for line in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()[1:]:
+        fields = line.split()
+        if len(fields) == 8 and fields[7].startswith(prefix) and int(fields[3], 16) & _LISTENS:
+            names.append(fields[7].removeprefix(prefix))
+    return sorted(names)
+
+
+def choose(name: str | None) -> str:
+    """The machine to look at: this one, or that of the environment, or the only one there is.
+
+    CapshmError: there is none, or more than one; the message names them.
+    """
+    name = name or os.environ.get(connection.MACHINE_VARIABLE)
+    if name:
+        return name
+    running = machines()
+    if len(running) == 1:
+        return running[0]
+    if not running:
+        raise CapshmError("no machine of this user is running")
+    raise CapshmError(f"{len(running)} machines are running; say which with --machine: {', '.join(running)}")
+
+
+class Observer:
+    """A look at one machine. CapshmError: there is none of that name; BrokerGone: it has ended meanwhile."""
+
+    def __init__(self, machine: str) -> None:
+        self.machine = machine
+        self._connection = connection.Connection(connection.connect(machine))
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def processes(self) -> list[records.Process]:
+        """All emulated processes."""
+        return records.processes(self._connection.ask)
+
+    def objects(self) -> list[records.Object]:
+        """All memory objects that still exist, mapped or not."""
+        return records.objects(self._connection.ask)
+
+    def mappings(self, pid: SupportsIndex) -> list[records.Mapping]:
+        """The mappings of an emulated process, by address. CapshmError: there is none with that pid."""
+        return records.mappings(self._connection.ask, pid)
+
+    def audit(self) -> list[records.Audit]:
+        """Every event so far, in order."""
+        return records.audit(self._connection.ask)

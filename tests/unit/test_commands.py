@@ -1,0 +1,153 @@
+"""The verbs: what they show of a running machine, for people and for programs, and how they answer by exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import capshm
+from capshm import cheribsd as bsd
+from capshm import observer
+from tests.faults.isolation import isolated
+from tests.faults.processes import Child, Event
+
+RWC = bsd.PROT_READ | bsd.PROT_WRITE | bsd.PROT_CAP
+SIZE = 1 << 16
+
+
+def run(*words: str, machine: str | None = None) -> subprocess.CompletedProcess[str]:
+    """The command as a user types it, outside any machine; machine: its name goes with --machine."""
+    environment = {name: value for name, value in os.environ.items() if name != "CAPSHM_MACHINE"}
+    command = [sys.executable, "-m", "capshm", *words, *(["--machine", machine] if machine else [])]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def read(*words: str, machine: str | None = None) -> dict[str, list[dict[str, object]]]:
+    """The document of a verb that succeeds."""
+    done = run(*words, "--json", machine=machine)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, list[dict[str, object]]] = json.loads(done.stdout)
+    return document
+
+
+@contextmanager
+def scene(audit: Path | None = None) -> Iterator[tuple[capshm.Machine, Child]]:
+    """A machine with an owner-bound and a share-cap object, and a child that was refused the first."""
+    with capshm.Machine(audit=audit) as machine:
+        bound, common = (bsd.shm_open(bsd.SHM_ANON, os.O_RDWR | flag) for flag in (0, bsd.O_SHARECAP))
+        for fd in (bound, common):
+            os.ftruncate(fd, SIZE)
+            bsd.mmap(None, SIZE, RWC, bsd.MAP_SHARED, fd, 0)
+        refused, go = Event(), Event()
+
+        def body() -> None:
+            with pytest.raises(capshm.Refused):
+                bsd.mmap(None, SIZE, RWC, bsd.MAP_SHARED, bound, 0)
+            refused.set()
+            go.wait()
+
+        with Child(body) as child:
+            refused.wait()
+            yield machine, child
+            go.set()
+            assert child.wait() == 0
+
+
+@pytest.mark.slow
+@isolated()
+def test_what_a_machine_shows_of_itself() -> None:
+    """ps, vm and caps tell of processes, mappings and objects what the machine's own lists tell."""
+    with scene() as (machine, child):
+        name = machine.name
+        assert name in observer.machines()
+        listed = read("ps", machine=name)["processes"]
+        assert {(each["pid"], each["parent"]) for each in listed} == {
+            (os.getpid(), os.getppid()),
+            (child.pid, os.getpid()),
+        }
+        assert {each["pid"]: each["capability_mappings"] for each in listed} == {os.getpid(): 2, child.pid: 1}
+        for pid in (os.getpid(), child.pid):
+            assert read("vm", str(pid), machine=name)["mappings"] == [each._asdict() for each in machine.mappings(pid)]
+        held = [each["holders"] for each in read("caps", machine=name)["objects"]]
+        assert held == [
+            {str(os.getpid()): "RWrw", str(child.pid): "rw"},
+            {str(os.getpid()): "RWrw", str(child.pid): "RWrw"},
+        ]
+        columns = run("vm", str(child.pid), machine=name).stdout.splitlines()
+        assert columns[0].split()[:6] == ["START", "END", "PRT", "MAX", "INH", "TP"]
+        assert [line.split()[2] for line in columns[1:]] == ["rw---", "rw-RW"]
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_question_to_the_audit_is_answered_by_the_exit_status() -> None:
+    """audit check: 0 if nothing matches, 1 if something does, 3 if the file is damaged."""
+    file = Path(f"/tmp/capshm-audit-{os.getpid()}.jsonl")
+    try:
+        with scene(audit=file) as (machine, child):
+            found = run("audit", "check", "--rule", "E2", machine=machine.name)
+            assert found.returncode == 1
+            assert "1 found" in found.stdout
+            assert (
+                run("audit", "check", "--rule", "E2", "--pid", str(os.getpid()), machine=machine.name).returncode == 0
+            )
+        for words, status in (([], 0), (["--rule", "cheribsd:E2"], 1), (["--refused"], 1), (["--event", "rename"], 0)):
+            assert run("audit", "check", str(file), *words).returncode == status, words
+        (refused,) = read("audit", str(file), "--refused")["records"]
+        assert (refused["pid"], refused["rule"], refused["file"]) == (child.pid, "cheribsd:E2", __file__)
+        file.write_bytes(file.read_bytes()[:-5])
+        damaged = run("audit", "check", str(file))
+        assert damaged.returncode == 3
+        assert "half-written" in damaged.stdout
+    finally:
+        file.unlink()
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_script_runs_attached() -> None:
+    """capshm run: a script finds itself in the machine, its exit status is the command's, and nothing is left."""
+    script = Path(f"/tmp/capshm-script-{os.getpid()}.py")
+    script.write_text(
+        "import os, sys, capshm\nprint(capshm.current().policy, capshm.current().machine, sys.argv[1:])\nsys.exit(7)\n"
+    )
+    try:
+        done = run("run", "--policy", "isolated", "--name", "here", "--", str(script), "a", "-b")
+        assert (done.returncode, done.stdout) == (7, "isolated here ['a', '-b']\n"), done.stderr
+        killed = run("run", "--", "sh", "-c", "kill -9 $$")
+        assert killed.returncode == 128 + 9
+        assert "here" not in observer.machines()
+    finally:
+        script.unlink()
+
+
+def test_explain_knows_every_rule() -> None:
+    """A rule is found by its full and its short name; a wrong name is told those that begin alike."""
+    (rule,) = read("explain", "E2")["rules"]
+    assert rule["name"] == "cheribsd:E2"
+    assert rule["errno"] == "EACCES"
+    assert len(read("explain")["rules"]) > 80
+    assert "cheribsd:E2" in run("explain", "cheribsd:E2").stdout
+    wrong = run("explain", "E99")
+    assert wrong.returncode == 1
+    assert "cheribsd:E1," in wrong.stderr
+
+
+@pytest.mark.slow
+def test_doctor_finds_this_machine_well() -> None:
+    """doctor looks at the kernel and its limits, and ends with 0 where the tests can run at all."""
+    findings = read("doctor")["findings"]  # which says so by its exit status
+    assert {"Linux", "attaching", "names left behind"} <= {str(each["what"]) for each in findings}
+
+
+def test_without_a_machine_the_verbs_say_so() -> None:
+    """A machine that does not run is named in the error, and the exit status is 1."""
+    for words in (["ps"], ["vm", "1"], ["caps"], ["audit"]):
+        done = run(*words, machine="nowhere")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "'nowhere'" in done.stderr

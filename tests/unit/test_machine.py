@@ -1,0 +1,493 @@
+"""A machine from the program's side: entering, forking, sharing, leaving. Bodies run in fresh processes."""
+
+import itertools
+import os
+import pickle
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import capshm
+from capshm import cheribsd as bsd
+from capshm._launch import start_broker
+from tests.faults.isolation import isolated
+from tests.faults.processes import Child, ask_child
+
+MEMORY = 1 << 20
+READ_WRITE = bsd.PROT_READ | bsd.PROT_WRITE
+CAP = READ_WRITE | bsd.PROT_CAP
+
+
+def _shared(flags: int = os.O_RDWR, prot: int = CAP) -> tuple[int, capshm.Capability]:
+    fd = bsd.shm_open(bsd.SHM_ANON, flags)
+    os.ftruncate(fd, MEMORY)
+    return fd, bsd.mmap(None, MEMORY, prot, bsd.MAP_SHARED, fd, 0)
+
+
+def _refusal(call: object, *arguments: object) -> tuple[int | None, str]:
+    with pytest.raises(capshm.Refused) as caught:
+        call(*arguments)  # type: ignore[operator]
+    return caught.value.errno, caught.value.rule
+
+
+@pytest.mark.slow
+@isolated()
+def test_the_owners_tag_does_not_cross() -> None:
+    """The first program of the specification: a child finds no tag in its parent's object, the parent does."""
+    with capshm.Machine() as machine:
+        _, area = _shared()
+        area.store_capability(0, bsd.malloc(64))
+        assert ask_child(lambda: area.load_capability(0).tag) is False
+        assert area.load_capability(0).tag
+        assert machine.name
+        assert machine.broker_pid != os.getpid()
+
+
+@pytest.mark.slow
+@isolated()
+def test_what_is_made_to_share_crosses_both_ways() -> None:
+    """O_SHARECAP, MAP_ANON|MAP_SHARED with PROT_CAP, and private memory: the child has the tags, too."""
+    with capshm.Machine():
+        _, shared = _shared(os.O_RDWR | bsd.O_SHARECAP)
+        anonymous = bsd.mmap(None, 4096, CAP, bsd.MAP_SHARED | bsd.MAP_ANON)
+        private = bsd.mmap(None, 4096, READ_WRITE, bsd.MAP_PRIVATE | bsd.MAP_ANON)
+        areas = [shared, anonymous, private]
+        for area in areas:
+            area.store_capability(0, area)
+
+        def look() -> list[bool]:
+            tags = [area.load_capability(0).tag for area in areas]
+            for area in areas:
+                area.store_capability(16, area)
+            return tags
+
+        assert ask_child(look) == [True, True, True]
+        assert [area.load_capability(16).tag for area in areas] == [True, True, False]
+
+
+@pytest.mark.slow
+@isolated()
+def test_refusals_name_their_rules() -> None:
+    """A child may not map its parent's object with capability permission; its own it may. Everything is audited."""
+    with capshm.Machine() as machine:
+        fd, area = _shared()
+
+        def ask() -> list[tuple[int | None, str]]:
+            _shared()
+            return [
+                _refusal(bsd.mmap, None, MEMORY, CAP, bsd.MAP_SHARED, fd, 0),
+                _refusal(bsd.mprotect, area, MEMORY, CAP),
+                _refusal(bsd.munmap, area.without_tag(), MEMORY),
+            ]
+
+        assert ask_child(ask) == [(13, "cheribsd:E2"), (13, "cheribsd:B3"), (1098, "cheribsd:C15")]
+        refused = [each for each in machine.audit() if not each.allowed]
+        assert [each.rule for each in refused] == ["cheribsd:E2", "cheribsd:B3", "cheribsd:C15"]
+        assert all(each.file == __file__ and each.line for each in refused)
+        assert [each.number for each in machine.audit()] == list(range(1, len(machine.audit()) + 1))
+
+
+@pytest.mark.slow
+@isolated()
+def test_mappings_change_as_asked() -> None:
+    """mprotect, munmap and a mapping over another one do what they say, and the model and the kernel agree."""
+    with capshm.Machine() as machine:
+        area = bsd.mmap(None, 4 * 4096, READ_WRITE, bsd.MAP_PRIVATE | bsd.MAP_ANON)
+        area.write(0, b"data")
+        bsd.mprotect(area, 4096, bsd.PROT_READ)
+        with pytest.raises(capshm.PageViolation):
+            area.write(0, b"more")
+        bsd.mprotect(area, 4096, READ_WRITE)
+        area.write(0, b"more")
+        bsd.munmap(area + 4096, 4096)
+        with pytest.raises(capshm.PageViolation):
+            area.read(4096, 1)
+        bsd.mmap(area + 4096, 4096, READ_WRITE, bsd.MAP_PRIVATE | bsd.MAP_ANON | bsd.MAP_FIXED)
+        assert area.read(4096, 4) == bytes(4)
+        assert sum(each.end - each.start for each in machine.mappings(os.getpid())) == 4 * 4096
+        bsd.munmap(area, 4 * 4096)
+        assert machine.mappings(os.getpid()) == []
+
+
+@pytest.mark.slow
+@isolated()
+def test_padding_is_there_and_cannot_be_touched() -> None:
+    """A length that cannot be represented is padded; the padding faults, and goes with the reservation."""
+    with capshm.Machine():
+        length = (1 << 20) + 4096
+        area = bsd.mmap(None, length, READ_WRITE, bsd.MAP_PRIVATE | bsd.MAP_ANON)
+        if area.length > length:
+            with pytest.raises(capshm.PageViolation) as caught:
+                area.read(length, 1)
+            assert caught.value.code == "SEGV_ACCERR"
+        bsd.munmap(area, length)
+
+
+@pytest.mark.slow
+@isolated()
+def test_inheritance() -> None:
+    """INHERIT_NONE is absent in a child, INHERIT_ZERO zero, INHERIT_COPY of shared memory its own, with tags."""
+    with capshm.Machine():
+        kinds = {}
+        for inherit in (bsd.INHERIT_NONE, bsd.INHERIT_ZERO, bsd.INHERIT_COPY):
+            area = bsd.mmap(None, 4096, CAP, bsd.MAP_SHARED | bsd.MAP_ANON)
+            area.store_capability(0, area)
+            area.write(16, b"data")
+            bsd.minherit(area, 4096, inherit)
+            kinds[inherit] = area
+
+        def look() -> object:
+            with pytest.raises(capshm.PageViolation):
+                kinds[bsd.INHERIT_NONE].read(0, 1)
+            zero, copy = kinds[bsd.INHERIT_ZERO], kinds[bsd.INHERIT_COPY]
+            found = (zero.read(0, 4096) == bytes(4096), copy.load_capability(0).tag, copy.read(16, 4))
+            zero.store_capability(0, zero)
+            assert zero.load_capability(0).tag
+            copy.write(16, b"mine")
+            return found
+
+        assert ask_child(look) == (True, True, b"data")
+        assert kinds[bsd.INHERIT_COPY].read(16, 4) == b"data"
+        assert ask_child(look) == (True, True, b"data")
+
+
+@pytest.mark.slow
+@isolated()
+def test_inherit_share() -> None:
+    """Private memory becomes shared with children, contents and tags included, where the policy lets it."""
+    with capshm.Machine(policy="open"):
+        area = bsd.mmap(None, 3 * 4096, READ_WRITE, bsd.MAP_PRIVATE | bsd.MAP_ANON)
+        area.store_capability(4096, area)
+        area.write(8192, b"data")
+        bsd.minherit(area, 3 * 4096, bsd.INHERIT_SHARE)
+
+        def change() -> object:
+            found = area.load_capability(4096).tag, area.read(8192, 4)
+            area.write(8192, b"more")
+            area.store_capability(0, area)
+            return found
+
+        assert ask_child(change) == (True, b"data")
+        assert area.read(8192, 4) == b"more"
+        assert area.load_capability(0).tag
+
+
+@pytest.mark.slow
+@isolated()
+def test_fork_of_fork_and_of_threads() -> None:
+    """Grandchildren, and children of several threads at once, are attached and own what they make."""
+    with capshm.Machine() as machine:
+
+        def work() -> int:
+            _, area = _shared()
+            area.store_capability(0, area)
+            assert area.load_capability(0).tag
+            return capshm.current().vmspace
+
+        assert ask_child(lambda: ask_child(work)) == 3
+        results: list[int] = []
+
+        def fork_some() -> None:
+            results.extend(ask_child(work) for _ in range(5))
+
+        threads = [threading.Thread(target=fork_some) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(results) == list(range(4, 24))
+        assert [each.pid for each in machine.processes()] == [os.getpid()]
+
+
+@pytest.mark.slow
+@isolated()
+def test_leaving_ends_everybody() -> None:
+    """When the machine is left its processes are killed, grandchildren included, and the broker has ended."""
+    with capshm.Machine() as machine:
+        read, write = os.pipe()
+
+        def sleep() -> None:
+            os.write(write, b"!")
+            threading.Event().wait()
+
+        def fork() -> None:
+            with Child(sleep):
+                sleep()
+
+        child = Child(fork)
+        for _ in range(2):
+            os.read(read, 1)
+        assert len(machine.processes()) == 3
+        pids = [each.pid for each in machine.processes() if each.pid != os.getpid()]
+        broker = machine.broker_pid
+    assert child.wait() == -9
+    os.close(write)
+    assert os.read(read, 1) == b""  # nobody has the other end any more
+    assert not Path(f"/proc/{broker}").exists()
+    assert child.pid in pids
+    with capshm.Machine():  # and another one can follow
+        assert bsd.malloc(16).tag
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_child_that_leaves_only_detaches() -> None:
+    """`with` in a child ends for the child alone."""
+    with capshm.Machine() as machine:
+        _, area = _shared()
+
+        def leave() -> None:
+            machine.__exit__(None, None, None)
+            with pytest.raises(capshm.NotAttached):
+                capshm.current()
+            with pytest.raises(capshm.NotAttached):
+                bsd.malloc(16)
+
+        with Child(leave) as child:
+            assert child.wait() == 0
+        area.store_capability(0, area)
+        assert [each.pid for each in machine.processes()] == [os.getpid()]
+
+
+@pytest.mark.slow
+@isolated()
+def test_run_and_spawn() -> None:
+    """Functions run in fresh processes: results, exceptions and deaths come back; capabilities arrive untagged."""
+    with capshm.Machine() as machine:
+        here = os.getpid()
+        assert machine.run(lambda number: (number + 1, os.getpid() != here), 1) == (2, True)
+        assert machine.run(lambda: bsd.malloc(16)).tag is False
+        with pytest.raises(ZeroDivisionError) as caught:
+            machine.run(lambda: 1 // 0)
+        assert "in process" in caught.value.__notes__[0]
+        with pytest.raises(capshm.CapshmError, match="without an answer"):
+            machine.run(os._exit, 3)
+        with pytest.raises(capshm.CapshmError, match="cannot be pickled"):
+            machine.run(lambda: threading.Lock())
+        program = "import capshm; print(capshm.attach().machine)"
+        with machine.spawn([sys.executable, "-c", program], stdout=-1) as process:
+            assert process.communicate()[0].decode().strip() == machine.name
+
+
+@pytest.mark.slow
+@isolated()
+def test_one_machine_at_a_time() -> None:
+    """A second machine in the same process is refused, also in a child; a name in use is refused."""
+    with capshm.Machine(name="first") as machine:
+        with pytest.raises(capshm.CapshmError, match="one at a time"):
+            capshm.Machine().__enter__()
+        with pytest.raises(capshm.CapshmError, match="another may have that name"):
+            start_broker(machine._settings, None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"revoker": "magic"},
+        {"stopper": "x"},
+        {"scope": "x"},
+        {"isa": "v10"},
+        {"vmar_errors": "x"},
+        {"arena_size": 1000},
+        {"arena_size": -4096},
+        {"stop_timeout": -1},
+        {"stop_timeout": float("nan")},
+        {"faults": "x"},
+        {"leaks": "x"},
+        {"name": "a/b"},
+        {"name": ""},
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, object]) -> None:
+    """Arguments are checked before anything is started."""
+    with pytest.raises(ValueError):  # noqa: PT011 - each has its own message
+        capshm.Machine(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_an_unknown_policy_is_named() -> None:
+    """The broker knows the policies; what it says arrives, and nothing is left."""
+    with pytest.raises(capshm.CapshmError, match=r"no policy 'magic'; there are .*cheribsd"):
+        capshm.Machine(policy="magic").__enter__()
+
+
+@pytest.mark.slow
+@isolated()
+def test_leaks_are_found() -> None:
+    """With leaks="raise" leaving names the processes and objects that are left, and ends them all the same."""
+    machine = capshm.Machine(leaks="raise").__enter__()
+    os.close(bsd.shm_open("/left", os.O_RDWR | os.O_CREAT))
+    with pytest.raises(capshm.LeakFound, match="/left"):
+        machine.__exit__(None, None, None)
+
+
+@pytest.mark.slow
+@isolated()
+def test_names_and_descriptors() -> None:
+    """Names are the machine's; each opening has its own offset; O_SHARECAP comes with creation; unlink ends it."""
+    with capshm.Machine() as machine:
+        first = bsd.shm_open("/name", os.O_RDWR | os.O_CREAT)
+        second = bsd.shm_open("/name", os.O_RDWR)
+        os.write(first, b"data")
+        assert os.read(second, 4) == b"data"
+        assert _refusal(bsd.shm_open, "/name", os.O_RDWR | bsd.O_SHARECAP)[1] == "cheribsd:D4"
+        assert _refusal(bsd.shm_open, "/none", os.O_RDWR)[0] == 2
+        bsd.shm_rename("/name", "/other")
+        bsd.shm_unlink("/other")
+        assert _refusal(bsd.shm_unlink, "/other")[0] == 2
+        assert not os.get_inheritable(first)
+        os.close(first)
+        assert len(machine.objects()) == 1
+        os.close(second)
+        assert machine.objects() == []
+        assert os.get_inheritable(bsd.memfd_create("x"))
+        assert not os.get_inheritable(bsd.memfd_create("x", bsd.MFD_CLOEXEC))
+
+
+@pytest.mark.slow
+@isolated()
+def test_system_v() -> None:
+    """Segments carry tags between attachers, and go with the last attachment after IPC_RMID."""
+    with capshm.Machine() as machine:
+        number = bsd.shmget(42, 8192, bsd.IPC_CREAT | 0o600)
+        area = bsd.shmat(number)
+        area.store_capability(0, area)
+        assert machine.run(lambda: bsd.shmat(bsd.shmget(42, 0, 0)).load_capability(0).tag)
+        status = bsd.shmctl(number, bsd.IPC_STAT)
+        assert status is not None
+        assert (status.size, status.attached) == (8192, 1)
+        bsd.shmctl(number, bsd.IPC_RMID)
+        assert area.load_capability(0).tag
+        bsd.shmdt(area)
+        while machine.objects():  # the kernel takes its time with the memory of the process that has ended
+            os.sched_yield()
+        assert _refusal(bsd.shmat, number)[0] == 22
+
+
+@pytest.mark.slow
+@isolated()
+def test_knobs() -> None:
+    """A process whose sharing is switched off may not make what shares; its children keep the knob."""
+    with capshm.Machine() as machine:
+        assert bsd.procctl(bsd.PROC_SHARECAP_CTL) == bsd.PROC_SHARECAP_DEFAULT
+        bsd.program_note(share_cap=False)
+        assert _refusal(bsd.shm_open, bsd.SHM_ANON, os.O_RDWR | bsd.O_SHARECAP) == (13, "cheribsd:K1")
+        assert bsd.procctl(bsd.PROC_SHARECAP_CTL, bsd.PROC_SHARECAP_ENABLE) == bsd.PROC_SHARECAP_ENABLE
+        os.close(bsd.shm_open(bsd.SHM_ANON, os.O_RDWR | bsd.O_SHARECAP))
+        assert ask_child(lambda: bsd.procctl(bsd.PROC_SHARECAP_CTL)) == bsd.PROC_SHARECAP_ENABLE
+        assert [each.event for each in machine.audit()].count("knob") == 2
+
+
+@pytest.mark.slow
+@isolated()
+def test_malloc() -> None:
+    """Allocations have their own bounds, keep tags when they move, and a second free is an error."""
+    with capshm.Machine():
+        pointers = [bsd.malloc(size) for size in (0, 1, 16, 17, 100, 4096, 5000, 40000, 1 << 20)]
+        ranges = sorted((pointer.base, pointer.top) for pointer in pointers)
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ranges))
+        for pointer in pointers:
+            assert pointer.tag
+            assert not pointer.permissions.contains(capshm.Permissions.SW_VMEM)
+            pointer.store_capability(0, pointer)
+        moved = bsd.realloc(pointers[3], 1000)
+        assert moved.load_capability(0).tag
+        assert bsd.malloc_usable_size(moved) >= 1000
+        with pytest.raises(capshm.CapshmError, match="abort"):
+            bsd.free(pointers[3])
+        for pointer in [*pointers[:3], *pointers[4:], moved]:
+            bsd.free(pointer)
+        with pytest.raises(capshm.CapshmError, match="abort"):
+            bsd.free(moved)
+        assert bsd.calloc(3, 5).read(0, 15) == bytes(15)
+
+
+@pytest.mark.slow
+@isolated()
+def test_mincore() -> None:
+    """Pages are in memory once touched, and capability-dirty once a capability was stored."""
+    with capshm.Machine():
+        area = bsd.mmap(None, 3 * 4096, READ_WRITE, bsd.MAP_PRIVATE | bsd.MAP_ANON)
+        area.write(4096, b"data")
+        area.store_capability(8192, area)
+        assert bsd.mincore(area, 3 * 4096) == [
+            0,
+            bsd.MINCORE_INCORE,
+            bsd.MINCORE_INCORE | bsd.MINCORE_CAPSTORE,
+        ]
+
+
+def test_refusals_pickle() -> None:
+    """A refusal is an OSError, and arrives in another process as it was."""
+    refusal = capshm.Refused("what was asked", errno=1098, rule="cheribsd:B7")
+    refusal.add_note("a note")
+    copy = pickle.loads(pickle.dumps(refusal))
+    assert isinstance(copy, capshm.Refused)
+    assert issubclass(capshm.Refused, OSError)
+    assert (copy.errno, copy.rule, str(copy), copy.__notes__) == (1098, "cheribsd:B7", str(refusal), ["a note"])
+
+
+@pytest.mark.slow
+@isolated()
+def test_files() -> None:
+    """A file may be mapped without capability permission; with it is refused, whoever asks."""
+    with capshm.Machine(), Path(__file__).open("rb") as file:
+        area = bsd.mmap(None, 4096, bsd.PROT_READ, bsd.MAP_SHARED, file.fileno(), 0)
+        assert area.read(0, 3) == b'"""'
+        rule = _refusal(bsd.mmap, None, 4096, bsd.PROT_READ | bsd.PROT_CAP, bsd.MAP_SHARED, file.fileno(), 0)[1]
+        assert rule == "cheribsd:A15"
+        private = bsd.mmap(None, 4096, READ_WRITE, bsd.MAP_PRIVATE, file.fileno(), 0)
+        private.store_capability(0, private)
+        assert private.load_capability(0).tag
+        assert _refusal(bsd.mmap, None, 4096, bsd.PROT_READ, bsd.MAP_SHARED, 999, 0)[0] == 9
+        read, _ = os.pipe()
+        assert _refusal(bsd.mmap, None, 4096, bsd.PROT_READ, bsd.MAP_SHARED, read, 0)[0] == 19
+
+
+@pytest.mark.slow
+@isolated()
+def test_an_uncaught_fault_ends_a_child_by_its_signal() -> None:
+    """faults="signal": in a forked process the real signal; faults="raise", and errors that are no faults: an exit."""
+
+    def fault() -> None:
+        area = bsd.mmap(None, 4096, bsd.PROT_READ, bsd.MAP_ANON)
+        area.without_tag().read(0, 1)
+
+    def fail() -> None:
+        raise ValueError
+
+    for faults, body, status in (
+        ("signal", fault, -signal.SIGSEGV),
+        ("signal", fail, 1),
+        ("raise", fault, 1),
+    ):
+        with capshm.Machine(faults=faults):
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    body()
+                except Exception:
+                    sys.excepthook(*sys.exc_info())  # as the end of a program does
+                os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status, faults
+
+
+@pytest.mark.slow
+@isolated()
+def test_objects_tell_their_sizes_and_tags() -> None:
+    """An object's size is known while anybody holds a descriptor, and its capabilities are counted, mapped or not."""
+    with capshm.Machine() as machine:
+        fd = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR)
+        os.ftruncate(fd, 1 << 20)
+        area = bsd.mmap(None, 1 << 20, CAP, bsd.MAP_SHARED, fd, 0)
+        area.fill_capabilities(512 << 10, 100, area)
+        bsd.munmap(area, 1 << 20)
+        (found,) = machine.objects()
+        assert (found.size, found.tag_count) == (1 << 20, 100)
+        area = bsd.mmap(None, 1 << 20, CAP, bsd.MAP_SHARED, fd, 0)
+        os.close(fd)
+        (found,) = machine.objects()
+        assert (found.size, found.tag_count) == (-1, 100)
