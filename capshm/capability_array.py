@@ -10,6 +10,7 @@ from capshm import _registers
 from capshm._native import ffi, lib
 from capshm._status import fail
 from capshm.capability import Capability, needed, untagged
+from capshm.errors import CapshmError
 
 if TYPE_CHECKING:
     _Slice: TypeAlias = slice[SupportsIndex | None, SupportsIndex | None, SupportsIndex | None]
@@ -108,7 +109,10 @@ class CapabilityArray(Sequence[Capability]):
     __hash__ = None  # type: ignore[assignment]  # equality asks for tags, which change
 
     def __repr__(self) -> str:
-        return f"<CapabilityArray of {self._count}, {sum(self.tags)} tagged>"
+        try:
+            return f"<CapabilityArray of {self._count}, {sum(self.tags)} tagged>"
+        except CapshmError:
+            return f"<CapabilityArray of {self._count} in a process that is not attached>"
 
 
 def _untagged_array(words: list[tuple[int, int]]) -> CapabilityArray:

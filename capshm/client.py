@@ -51,6 +51,7 @@ class Client:
         self._child: socket.socket | None = None  # between the hooks of a fork
         self._plan: Answer | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
+        self._is_hardened = False  # and was not, before it came to the machine
 
     @property
     def facts(self) -> Facts:
@@ -86,15 +87,18 @@ class Client:
         try:
             self._vmspace = answer.number("vmspace")
             self._policy, self._isa, self._faults = answer.text("policy"), answer.text("isa"), answer.text("faults")
+            self._is_hardened = bool(answer.body["hardened"]) and lib.capshm_set_dumpable(False)
             process.join(self, answer.number("arena_size"), answer.descriptors[0])
             lib.capshm_set_isa(self._isa == "rvy")
         finally:
             answer.close()
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Give up the connection, when nothing of the machine is mapped any more."""
         if self._connection is not None:
             self._connection.close()
+        if self._is_hardened and self._pid == os.getpid():
+            lib.capshm_set_dumpable(True)
 
     # Fork; see process.py for the order
 
@@ -172,6 +176,7 @@ class Client:
         for row in plan.rows("drops"):
             start, end = int(str(row[0])), int(str(row[1]))
             check(lib.capshm_protect(start, end - start, page_permissions(str(row[2]))), "take capability permission")
+            check(lib.capshm_lose_tags(start, end - start), "take tags")
         for row in plan.rows("zero"):
             start, end, letters = int(str(row[0])), int(str(row[1])), str(row[2])
             map_object(start, end - start, letters=letters)
@@ -191,6 +196,17 @@ def current() -> Client:
             "that a machine has started"
         )
     return _current
+
+
+def members() -> set[int]:
+    """The processes that have a place at the gate, as the memory that they share with this one says."""
+    capacity = 64
+    while True:
+        pids = ffi.new("int32_t[]", capacity)
+        count = lib.capshm_gate_processes(pids, capacity)
+        if count <= capacity:
+            return set(pids[0:count])
+        capacity = 2 * count
 
 
 def is_attached() -> bool:
@@ -284,6 +300,7 @@ def map_object(
     number: int = 0,
     is_shared: bool = False,
     is_tags_writable: bool = False,
+    is_clear_writable: bool = False,
     is_kept_at_fork: bool = True,
 ) -> None:
     """Carry out a mapping that the broker has decided; without `data` it is private anonymous memory."""
@@ -291,6 +308,6 @@ def map_object(
     mapping.address, mapping.length, mapping.offset = address, length, offset
     mapping.data, mapping.tags, mapping.clear = data, tags, clear
     mapping.object, mapping.permissions = number, page_permissions(letters)
-    mapping.is_shared, mapping.is_tags_writable = is_shared, is_tags_writable
-    mapping.is_kept_at_fork = is_kept_at_fork
+    mapping.is_shared, mapping.is_kept_at_fork = is_shared, is_kept_at_fork
+    mapping.is_tags_writable, mapping.is_clear_writable = is_tags_writable, is_clear_writable
     check(lib.capshm_map_object(mapping), f"map {length} bytes")

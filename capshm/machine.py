@@ -65,8 +65,10 @@ class Machine:
     or "machine". isa: "v9" (a tagged store without StoreCap faults) or "rvy" (it strips). vmar_errors: "kernel" or
     "rfc". arena_size: bytes of address space that each process reserves, a multiple of 256 KiB. stop_timeout: seconds.
     faults: "raise", or "signal": an uncaught fault ends a forked process by the real signal. leaks: "raise": leaving
-    raises LeakFound. hardened: other processes of the same user cannot look into broker and clients. audit: path of a
-    file to be made; None keeps the audit in memory. name: of the machine, as `capshm.attach` takes it.
+    raises LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
+    (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading mappings back from /proc/PID/smaps,
+    work on stopped processes, debuggers, core files; and if the broker is killed, finding processes that were forked
+    without hooks. audit: path of a file to be made; None keeps the audit in memory. name: of the machine, as `capshm.attach` takes it.
 
     ValueError and TypeError: an argument is wrong. CapshmError: this process is in a machine already, the name is in
     use, or the broker could not start. Nothing is left then.
@@ -166,8 +168,8 @@ class Machine:
         leaks = self._find_leaks() if self._leaks == "raise" and kind is None else []
         try:
             client.current().ask("end")
-        except errors.CapshmError:
-            pass  # the broker is gone: what it would have done follows
+        except errors.CapshmError:  # the broker is gone: what it would have done
+            _launch.end_survivors(self.name, client.members)
         finally:
             client.detach()
             if not _launch.await_end(self._broker):

@@ -67,6 +67,12 @@ class Undo(Message, frozen=True, tag="undo"):
     end: Word
 
 
+class Revert(Message, frozen=True, tag="revert"):
+    """Linux refused to carry out the last `unmap`, `protect`, `inherit` or `shmdt`: from `start` on all is as before."""
+
+    start: Word
+
+
 class Unmap(Message, frozen=True, tag="unmap"):
     """munmap."""
 
@@ -194,6 +200,7 @@ Request: TypeAlias = (
     | Forked
     | Map
     | Undo
+    | Revert
     | Unmap
     | Protect
     | Inherit
