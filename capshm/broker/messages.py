@@ -46,7 +46,7 @@ class Fork(Message, frozen=True, tag="fork"):
 
 
 class Forked(Message, frozen=True, tag="forked"):
-    """The first packet of a child on its connection."""
+    """The first packet of a child on its connection. It waits for the answer only if the plan says so."""
 
 
 class Map(Message, frozen=True, tag="map"):

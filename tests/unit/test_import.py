@@ -1,7 +1,10 @@
 """What importing the package brings into a process: every emulated process pays for it, and may fork afterwards."""
 
+import os
 import subprocess
 import sys
+
+import capshm
 
 PROGRAM = """
 import os, sys
@@ -30,3 +33,27 @@ def test_import_attaches_nothing() -> None:
         "assert os.listdir('/proc/self/fd') == before"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+CLIENT = """
+import sys
+import capshm
+capshm.attach()
+print(*sys.modules)
+"""
+DEAR = (
+    "asyncio dataclasses importlib.util inspect json msgspec multiprocessing pathlib psutil re rich socket "
+    "sortedcontainers structlog subprocess threading typing"
+)
+
+
+def test_a_program_that_attaches_imports_little() -> None:
+    """None of what would make each emulated process start late: not even `re` and `typing`, nor what brings them."""
+    with capshm.Machine() as machine:
+        # -S: the hooks of an editable installation import what they like
+        path = os.pathsep.join(each for each in sys.path if each)
+        environment = os.environ | {"PYTHONPATH": path}
+        with machine.spawn([sys.executable, "-S", "-c", CLIENT], env=environment, stdout=subprocess.PIPE) as program:
+            modules = program.communicate()[0].decode().split()
+    assert "capshm.client" in modules
+    assert set(DEAR.split()) & set(modules) == set()
