@@ -1,6 +1,5 @@
 """What importing the package brings into a process: every emulated process pays for it, and may fork afterwards."""
 
-import os
 import subprocess
 import sys
 
@@ -37,6 +36,8 @@ def test_import_attaches_nothing() -> None:
 
 CLIENT = """
 import sys
+for name in sys.argv[1:]:
+    sys.modules.pop(name, None)  # the hook of an editable installation has imported what it likes
 import capshm
 capshm.attach()
 print(*sys.modules)
@@ -50,10 +51,8 @@ DEAR = (
 def test_a_program_that_attaches_imports_little() -> None:
     """None of what would make each emulated process start late: not even `re` and `typing`, nor what brings them."""
     with capshm.Machine() as machine:
-        # -S: the hooks of an editable installation import what they like
-        path = os.pathsep.join(each for each in sys.path if each)
-        environment = os.environ | {"PYTHONPATH": path}
-        with machine.spawn([sys.executable, "-S", "-c", CLIENT], env=environment, stdout=subprocess.PIPE) as program:
+        command = [sys.executable, "-c", CLIENT, *DEAR.split()]
+        with machine.spawn(command, stdout=subprocess.PIPE) as program:
             modules = program.communicate()[0].decode().split()
     assert "capshm.client" in modules
     assert set(DEAR.split()) & set(modules) == set()
