@@ -44,6 +44,7 @@ class Server:
         self._gate = gate
         self._creator, self._creator_pidfd = creator
         self._processes = Processes()
+        self._uid = os.getuid()
         self._connections: set[Connection] = set()
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._end_deadline: float | None = None
@@ -117,7 +118,7 @@ class Server:
             packet.close()
 
     def _take(self, connection: Connection, packet: Packet) -> None:
-        if packet.uid != os.getuid() or (packet.pid != connection.pid and connection.pid is not None):
+        if packet.uid != self._uid or (packet.pid != connection.pid and connection.pid is not None):
             self._record_stranger(connection, packet)
             return
         try:
@@ -133,8 +134,9 @@ class Server:
                 f"a request is at most {messages.PACKET_LIMIT} bytes and {messages.DESCRIPTORS_LIMIT} descriptor",
             )
             return
-        # First, since what has ended may have left its inode number to the very file that the request is about.
-        self._objects_ended()
+        if packet.descriptors or isinstance(request, messages.Objects):
+            # First, since what has ended may have left its inode number to the very file that the request is about.
+            self._objects_ended()
         try:
             reply = self._answer(connection, request, packet)
         except CapshmError as error:

@@ -43,7 +43,7 @@ capshm.attach()
 print(*sys.modules)
 """
 DEAR = (
-    "asyncio dataclasses importlib.util inspect json msgspec multiprocessing pathlib psutil re rich socket "
+    "asyncio dataclasses inspect json msgspec multiprocessing pathlib psutil re rich socket "
     "sortedcontainers structlog subprocess threading typing"
 )
 
