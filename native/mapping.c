@@ -71,6 +71,15 @@ static uint32_t first_permissions(const struct region *region, uint32_t permissi
     return region->is_lines_writable ? permissions : permissions & ~(uint32_t)PAGE_STORE_CAP;
 }
 
+/* Whether any of these pages is private memory: no others have anything in the sideband of private memory. */
+static bool has_private_pages(uint64_t address, uint64_t length) {
+    for (uint64_t page = address; page < address + length; page += PAGE_BYTES) {
+        if (page_table_region(page_table_look_up(page)) == page_table_private_region())
+            return true;
+    }
+    return false;
+}
+
 /* With the other threads kept out. */
 static enum status map_data(const struct capshm_object_mapping *mapping, struct region *region) {
     const bool is_anonymous = mapping->data < 0;
@@ -80,7 +89,8 @@ static enum status map_data(const struct capshm_object_mapping *mapping, struct 
     if (mmap((void *)mapping->address, mapping->length, page_protection(permissions), flags, mapping->data,
              is_anonymous ? 0 : (off_t)mapping->offset) == MAP_FAILED)
         return STATUS_NO_MEMORY;
-    private_forget(mapping->address, mapping->length);
+    if (has_private_pages(mapping->address, mapping->length))
+        private_forget(mapping->address, mapping->length);
     page_table_map(region, mapping->address, mapping->length, permissions);
     return STATUS_OK;
 }
@@ -184,8 +194,10 @@ enum status capshm_unmap_range(uint64_t address, uint64_t length) {
     process_quiesce();
     const enum status status = capshm_unmap_memory(address, length);
     if (status == STATUS_OK) {
+        const bool is_private = has_private_pages(address, length);
         page_table_unmap(address, length);
-        private_forget(address, length);
+        if (is_private)
+            private_forget(address, length);
     }
     process_resume();
     return status;

@@ -121,6 +121,7 @@ class Service:
             "drops": _with_rights(child.space, plan.drops),
             "zero": _with_rights(child.space, plan.zero),
             "copies": _with_rights(child.space, plan.copies),
+            "is_changed": bool(plan.none or plan.drops or plan.zero or plan.copies),
         }
         return child, Reply(body)
 

@@ -10,17 +10,22 @@ from __future__ import annotations
 import errno
 import operator
 import os
-from typing import SupportsIndex, TypeAlias
 
 from capshm import client, errors
 from capshm._native import ffi, lib
 from capshm.capability import Capability, make
-from capshm.client import Client, check, map_object, page_permissions
-from capshm.connection import Answer, Argument
+from capshm.client import check, map_object, page_permissions
 from capshm.model.constants import INHERIT_NONE, INHERIT_ZERO, MINCORE_CAPSTORE, MINCORE_INCORE
 from capshm.permissions import Permissions
 
-Address: TypeAlias = Capability | SupportsIndex | None
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import SupportsIndex, TypeAlias
+
+    from capshm.client import Client
+    from capshm.connection import Answer, Argument
+
+    Address: TypeAlias = Capability | SupportsIndex | None
 
 _WORD_END = 1 << 64
 _PAGE: int = lib.PAGE_BYTES

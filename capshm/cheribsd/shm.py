@@ -6,12 +6,16 @@ import enum
 import errno
 import operator
 import os
-from typing import Final, SupportsIndex
 
 from capshm import client
 from capshm.cheribsd.memory import flag_bits
-from capshm.connection import Answer
 from capshm.model.constants import MFD_CLOEXEC, O_SHARECAP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, SupportsIndex
+
+    from capshm.connection import Answer
 
 
 class _Anonymous(enum.Enum):
