@@ -107,5 +107,5 @@ def fail(status: int, operation: str, capability: Capability | None = None, need
     if status == lib.STATUS_GATE_CLOSED:
         raise errors.CapshmError(f"{who}: this thread has closed the gate, and would wait for itself")
     if status == lib.STATUS_NO_MEMORY:
-        raise MemoryError(f"{who}: no register, slot or memory is left")
+        raise MemoryError(f"{who}: no register, slot, descriptor or memory is left")
     raise AssertionError(f"{who}: the core answered {status}")

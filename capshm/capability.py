@@ -11,6 +11,7 @@ Offsets count from `address`. They may be negative; the sum wraps at 2**64 as th
 from __future__ import annotations
 
 import operator
+import os
 
 from capshm import _registers, encoding
 from capshm._native import ffi, lib
@@ -191,8 +192,8 @@ class Capability:
     def __repr__(self) -> str:
         try:
             return f"<Capability {self}>"
-        except NotAttached:  # for debuggers: this process has left its machine, or never belonged to one
-            return f"<Capability in register {self._register}, process not attached>"
+        except NotAttached:  # a traceback may show what a machine that was left has left behind
+            return f"<Capability of no machine: process {os.getpid()} is not attached>"
 
     def __reduce__(self) -> tuple[object, ...]:
         return untagged, self._words()
