@@ -3,6 +3,7 @@
 __version__ = "0.2.0"  # the one place: the packaging reads it from here
 
 from capshm import encoding, errors
+from capshm._attach import attach, current
 from capshm.capability import Capability, sealing_root
 from capshm.capability_array import CapabilityArray
 from capshm.client import Facts
@@ -24,8 +25,11 @@ from capshm.errors import (
     StoreTagViolation,
     TagViolation,
 )
-from capshm.machine import Machine, attach, current
 from capshm.permissions import Permissions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capshm.machine import Machine
 
 __all__ = [
     "AlignmentViolation",
@@ -55,3 +59,13 @@ __all__ = [
     "errors",
     "sealing_root",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`Machine` when it is first asked for: a program that only attaches must start quickly."""
+    if name != "Machine":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    global Machine
+    from capshm.machine import Machine
+
+    return Machine

@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,18 +75,24 @@ def await_end(broker: subprocess.Popen[bytes]) -> bool:
     return is_good
 
 
-def end_survivors(machine: str) -> list[int]:
+def end_survivors(machine: str, members: Callable[[], set[int]] = set) -> list[int]:
     """Kill every other process of a machine whose broker is gone: all that have its gate mapped. Returns their pids.
 
+    members: names those that are known otherwise; what a hardened machine's processes have mapped is not to be seen.
     What forks meanwhile is found in the next round. OSError does not come: a process that ends meanwhile is no news.
     """
     mark = f"/memfd:capshm-gate/{machine} ".encode()
+
+    def is_survivor(pid: int) -> bool:
+        return pid != os.getpid() and (_has_mapped(pid, mark) or pid in members())
+
     ended: list[int] = []
     while True:
-        found = [pid for pid in _processes() if pid != os.getpid() and _has_mapped(pid, mark)]
+        known = members()
+        found = {pid for pid in _processes() if pid != os.getpid() and (pid in known or _has_mapped(pid, mark))}
         if not found:
             return ended
-        ended += [pid for pid in found if _end(pid, mark)]
+        ended += [pid for pid in found if _end(pid, is_survivor)]
 
 
 def _processes() -> list[int]:
@@ -99,13 +106,13 @@ def _has_mapped(pid: int, mark: bytes) -> bool:
         return False
 
 
-def _end(pid: int, mark: bytes) -> bool:
+def _end(pid: int, is_survivor: Callable[[int], bool]) -> bool:
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
         return False
     try:
-        if not _has_mapped(pid, mark):  # the number may have been used again before the pidfd was made
+        if not is_survivor(pid):  # the number may have been used again before the pidfd was made
             return False
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         deadline = time.monotonic() + _END_BOUND

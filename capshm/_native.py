@@ -11,28 +11,35 @@ however it was started, runs the same one:
     an absolute path   a compiled extension file: portable, sanitizer and seeded-bug variants
 """
 
-import importlib
-import importlib.util
 import os
 import sys
-from importlib.machinery import ExtensionFileLoader
-from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeAlias
+from importlib import import_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any, TypeAlias
+
+    CData: TypeAlias = Any
+    """A C value that cffi made."""
 
 _BUILT_IN = {"release": "capshm._core", "steps": "capshm._core_steps"}
 
 
-def _load(choice: str) -> ModuleType:
+def _load(choice: str) -> "ModuleType":
     """Import the core that `choice`, a value of CAPSHM_CORE, stands for; ImportError says what is wrong with it."""
     if choice in _BUILT_IN:
         name = _BUILT_IN[choice]
         try:
-            return importlib.import_module(name)
+            return import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise  # something that the core needs is missing (cffi's runtime): its own message is the right one
             raise ImportError(f"{name} has not been built: install capshm with pip, or run make", name=name) from error
+    import importlib.util  # only here: attaching must stay cheap
+    from importlib.machinery import ExtensionFileLoader
+    from pathlib import Path
+
     path = Path(choice)
     if not path.is_absolute():
         raise ImportError(f"CAPSHM_CORE={choice!r}: give 'release', 'steps', or the absolute path of an extension file")
@@ -49,10 +56,7 @@ def _load(choice: str) -> ModuleType:
     return module
 
 
-CData: TypeAlias = Any
-"""A C value that cffi made."""
-
 _core = _load(os.environ.get("CAPSHM_CORE") or "release")
 
-ffi: Any = _core.ffi
-lib: Any = _core.lib
+ffi: "Any" = _core.ffi
+lib: "Any" = _core.lib

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import threading
-from typing import TYPE_CHECKING, NoReturn
+from _thread import _local
 
 from capshm import errors
 from capshm._native import ffi, lib
 from capshm.permissions import Permissions
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import NoReturn
 
     from capshm.capability import Capability
 
@@ -52,7 +53,7 @@ _FAULTS: dict[int, tuple[type[errors.Fault], str, str]] = {
 }
 
 
-_raised = threading.local()
+_raised = _local()
 
 
 def _keep(kind: type[BaseException], error: BaseException, traceback: TracebackType) -> bool:
@@ -106,5 +107,5 @@ def fail(status: int, operation: str, capability: Capability | None = None, need
     if status == lib.STATUS_GATE_CLOSED:
         raise errors.CapshmError(f"{who}: this thread has closed the gate, and would wait for itself")
     if status == lib.STATUS_NO_MEMORY:
-        raise MemoryError(f"{who}: no register, slot or memory is left")
+        raise MemoryError(f"{who}: no register, slot, descriptor or memory is left")
     raise AssertionError(f"{who}: the core answered {status}")

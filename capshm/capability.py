@@ -11,8 +11,7 @@ Offsets count from `address`. They may be negative; the sum wraps at 2**64 as th
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, SupportsIndex
+import os
 
 from capshm import _registers, encoding
 from capshm._native import ffi, lib
@@ -20,10 +19,20 @@ from capshm._status import fail
 from capshm.errors import NotAttached
 from capshm.permissions import Permissions
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol, SupportsIndex
+
     from typing_extensions import Buffer
 
     from capshm._native import CData
+
+    class _Derivation(Protocol):
+        """A function of the core: the register to derive from, operands, the register for the result."""
+
+        def __call__(self, register: int, /, *operands: object) -> int: ...
+
 
 GRANULE: int = lib.GRANULE_SIZE
 """Bytes of a capability in memory, and what has one tag."""
@@ -183,8 +192,8 @@ class Capability:
     def __repr__(self) -> str:
         try:
             return f"<Capability {self}>"
-        except NotAttached:  # for debuggers: this process has left its machine, or never belonged to one
-            return f"<Capability in register {self._register}, process not attached>"
+        except NotAttached:  # a traceback may show what a machine that was left has left behind
+            return f"<Capability of no machine: process {os.getpid()} is not attached>"
 
     def __reduce__(self) -> tuple[object, ...]:
         return untagged, self._words()
@@ -417,12 +426,6 @@ def _fresh() -> int:
         return _take()
     except IndexError:
         return _registers.refill()
-
-
-class _Derivation(Protocol):
-    """A function of the core: the register to derive from, operands, the register for the result."""
-
-    def __call__(self, register: int, /, *operands: object) -> int: ...
 
 
 def _derived(native: _Derivation, register: int, *operands: object) -> Capability:

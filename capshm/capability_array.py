@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, SupportsIndex, TypeAlias, overload
+from collections.abc import Sequence
 
 from capshm import _registers
 from capshm._native import ffi, lib
 from capshm._status import fail
 from capshm.capability import Capability, needed, untagged
+from capshm.errors import CapshmError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import SupportsIndex, TypeAlias, overload
+
     _Slice: TypeAlias = slice[SupportsIndex | None, SupportsIndex | None, SupportsIndex | None]
+else:
+
+    def overload(form: object) -> object:
+        """For type checkers alone: the last form is what runs."""
+        return form
+
 
 _new = object.__new__
 
@@ -61,8 +71,10 @@ class CapabilityArray(Sequence[Capability]):
     @overload
     def __getitem__(self, index: SupportsIndex) -> Capability: ...
     @overload
-    def __getitem__(self, index: _Slice) -> CapabilityArray: ...
-    def __getitem__(self, index: SupportsIndex | _Slice) -> Capability | CapabilityArray:
+    def __getitem__(self, index: _Slice) -> CapabilityArray: ...  # noqa: F811
+    def __getitem__(  # noqa: F811
+        self, index: SupportsIndex | _Slice
+    ) -> Capability | CapabilityArray:
         if isinstance(index, slice):
             start, stop, step = index.indices(self._count)
             if step != 1:
@@ -108,7 +120,10 @@ class CapabilityArray(Sequence[Capability]):
     __hash__ = None  # type: ignore[assignment]  # equality asks for tags, which change
 
     def __repr__(self) -> str:
-        return f"<CapabilityArray of {self._count}, {sum(self.tags)} tagged>"
+        try:
+            return f"<CapabilityArray of {self._count}, {sum(self.tags)} tagged>"
+        except CapshmError:
+            return f"<CapabilityArray of {self._count} in a process that is not attached>"
 
 
 def _untagged_array(words: list[tuple[int, int]]) -> CapabilityArray:

@@ -4,33 +4,46 @@ One thread at a time asks, and keeps the lock until it has carried out what was 
 kernel change in the same order. Nothing is remembered here about mappings: the broker knows them.
 
 A fork, seen from here: the parent makes a pair of sockets and gives one end to the broker with the request, which plans
-the child's address space; the other end is the child's connection. The child's first packet shows the broker its pid.
+the child's address space; the other end is the child's connection. The child's first packet shows the broker its pid,
+and the child waits for no answer: whatever it or anybody it wakes asks the broker later comes behind that packet.
 If the fork fails, or the child dies first, both ends are closed and the plan is dropped: there is nothing to give back.
+
+After a fork every page that is written is copied, and Python writes wherever it runs, into the counts of references. So
+the hooks do as little as they can, and what the child needs is made before.
 """
 
 from __future__ import annotations
 
+import _socket as socket  # as in capshm.connection
 import errno
 import os
-import socket
 import sys
-import threading
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections import namedtuple
 
 from capshm import _status, connection, errors, process
 from capshm._native import ffi, lib
-from capshm.connection import Answer, Argument, Connection
+from capshm.connection import Connection
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _thread import RLock
+    from collections.abc import Iterable, Sequence
+    from typing import NamedTuple
 
-class Facts(NamedTuple):
-    """What a process knows about itself in its machine."""
+    from capshm.connection import Answer, Argument
 
-    machine: str
-    pid: int
-    vmspace: int
-    policy: str
-    isa: str
+    class Facts(NamedTuple):
+        """What a process knows about itself in its machine."""
+
+        machine: str
+        pid: int
+        vmspace: int
+        policy: str
+        isa: str
+
+else:
+    Facts = namedtuple("Facts", "machine pid vmspace policy isa", module=__name__)
+    Facts.__doc__ = "What a process knows about itself in its machine."
 
 
 def layout() -> str:
@@ -48,9 +61,10 @@ class Client:
         self._vmspace = 0
         self._policy = self._isa = ""
         self._faults = "raise"
-        self._child: socket.socket | None = None  # between the hooks of a fork
+        self._child: Connection | None = None  # between the hooks of a fork
         self._plan: Answer | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
+        self._is_hardened = False  # and was not, before it came to the machine
 
     @property
     def facts(self) -> Facts:
@@ -58,7 +72,7 @@ class Client:
         return Facts(self._machine, self._pid, self._vmspace, self._policy, self._isa)
 
     @property
-    def lock(self) -> threading.RLock:
+    def lock(self) -> RLock:
         """Held by whoever asks until the answer is carried out. NotAttached."""
         return self._attached().lock
 
@@ -86,15 +100,18 @@ class Client:
         try:
             self._vmspace = answer.number("vmspace")
             self._policy, self._isa, self._faults = answer.text("policy"), answer.text("isa"), answer.text("faults")
+            self._is_hardened = bool(answer.body["hardened"]) and lib.capshm_set_dumpable(False)
             process.join(self, answer.number("arena_size"), answer.descriptors[0])
             lib.capshm_set_isa(self._isa == "rvy")
         finally:
             answer.close()
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Give up the connection, when nothing of the machine is mapped any more."""
         if self._connection is not None:
             self._connection.close()
+        if self._is_hardened and self._pid == os.getpid():
+            lib.capshm_set_dumpable(True)
 
     # Fork; see process.py for the order
 
@@ -104,19 +121,26 @@ class Client:
             return False
         self._connection.lock.acquire()
         try:
-            self._child, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._child = Connection(ours)
+            try:
                 self._plan = self.ask("fork", descriptors=[theirs.fileno()])
-            for start, end in self._plan.ranges("copies"):
-                stage = ffi.new("uint64_t *")
-                check(lib.capshm_stage(start, end - start, stage), "copy memory for a fork")
-                self._stages.append((stage[0], start, end))
+            finally:
+                theirs.close()
+            if self._plan.body["is_changed"]:
+                self._stage(self._plan)
         except Exception as error:
             # A fork cannot be refused from here. The child will be unattached, and be told so by every call.
             self._drop_plan()
             print(f"capshm: process {os.getpid()}: the child of this fork is not attached: {error}", file=sys.stderr)
             return False
         return True
+
+    def _stage(self, plan: Answer) -> None:
+        for start, end in plan.ranges("copies"):
+            stage = ffi.new("uint64_t *")
+            check(lib.capshm_stage(start, end - start, stage), "copy memory for a fork")
+            self._stages.append((stage[0], start, end))
 
     def _drop_plan(self) -> None:
         self._plan = None
@@ -140,16 +164,17 @@ class Client:
         if self._connection is not None:
             self._connection.close()  # the parent's; the broker would not listen to this process on it
         plan, self._plan = self._plan, None
-        child, self._child = self._child, None
-        self._connection = None if child is None else Connection(child)
+        self._connection, self._child = self._child, None
         self._pid = os.getpid()
         if plan is None:
             return  # the parent was told so, or was unattached itself; every call tells this process
         try:
             if self._connection is None or not is_attached:
                 raise errors.NotAttached(f"process {os.getpid()}, forked by {os.getppid()}, is not attached")
-            self._vmspace = self._connection.ask("forked").number("vmspace")
-            self._change_inherited(plan)
+            self._vmspace = plan.number("vmspace")
+            self._connection.begin(is_answer_awaited=not plan.body["is_known_by_packet"])
+            if plan.body["is_changed"]:
+                self._change_inherited(plan)
             if self._faults == "signal":
                 from capshm import _uncaught  # only here: most machines do without
 
@@ -172,6 +197,7 @@ class Client:
         for row in plan.rows("drops"):
             start, end = int(str(row[0])), int(str(row[1]))
             check(lib.capshm_protect(start, end - start, page_permissions(str(row[2]))), "take capability permission")
+            check(lib.capshm_lose_tags(start, end - start), "take tags")
         for row in plan.rows("zero"):
             start, end, letters = int(str(row[0])), int(str(row[1])), str(row[2])
             map_object(start, end - start, letters=letters)
@@ -191,6 +217,17 @@ def current() -> Client:
             "that a machine has started"
         )
     return _current
+
+
+def members() -> set[int]:
+    """The processes that have a place at the gate, as the memory that they share with this one says."""
+    capacity = 64
+    while True:
+        pids = ffi.new("int32_t[]", capacity)
+        count = lib.capshm_gate_processes(pids, capacity)
+        if count <= capacity:
+            return set(pids[0:count])
+        capacity = 2 * count
 
 
 def is_attached() -> bool:
@@ -284,6 +321,7 @@ def map_object(
     number: int = 0,
     is_shared: bool = False,
     is_tags_writable: bool = False,
+    is_clear_writable: bool = False,
     is_kept_at_fork: bool = True,
 ) -> None:
     """Carry out a mapping that the broker has decided; without `data` it is private anonymous memory."""
@@ -291,6 +329,6 @@ def map_object(
     mapping.address, mapping.length, mapping.offset = address, length, offset
     mapping.data, mapping.tags, mapping.clear = data, tags, clear
     mapping.object, mapping.permissions = number, page_permissions(letters)
-    mapping.is_shared, mapping.is_tags_writable = is_shared, is_tags_writable
-    mapping.is_kept_at_fork = is_kept_at_fork
+    mapping.is_shared, mapping.is_kept_at_fork = is_shared, is_kept_at_fork
+    mapping.is_tags_writable, mapping.is_clear_writable = is_tags_writable, is_clear_writable
     check(lib.capshm_map_object(mapping), f"map {length} bytes")

@@ -6,36 +6,47 @@ answered, so that the model and the kernel change in the same order.
 
 from __future__ import annotations
 
-import array
+import _socket as socket  # without the enumerations that `socket` makes of all its numbers when it is imported
 import errno
-import json
 import os
-import socket
-import struct
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias
+from _thread import RLock
 
-from capshm import errors
+from capshm import _json, errors
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Protocol, TypeAlias
+
+    Range: TypeAlias = tuple[int, int]
+    Argument: TypeAlias = str | int | bool | Sequence["Argument"] | None
+
+    class Ask(Protocol):
+        """Sends a request and returns its answer."""
+
+        def __call__(self, do: str, *, descriptors: Sequence[int] = (), **arguments: Argument) -> Answer:
+            """do: what is asked; descriptors travel along; arguments as the broker's messages name them."""
+
 
 MACHINE_VARIABLE = "CAPSHM_MACHINE"
 """The environment variable that names the machine to a program that was started by one."""
 
 _PACKET_LIMIT = 64 << 10
 _DESCRIPTORS = 100
-_PACKAGE = str(Path(__file__).parent) + os.sep
-
-Range: TypeAlias = tuple[int, int]
-Argument: TypeAlias = "str | int | bool | Sequence[Argument] | None"
+_PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120  # pathlib is one of the dear imports
+_INT = 4  # bytes of a descriptor in a message
 
 
-class Answer(NamedTuple):
-    """What the broker answered. descriptors: the caller's to close."""
+class Answer:
+    """What the broker answered. descriptors: the caller's to close; is_cut: this process had no room for them."""
 
-    body: dict[str, object]
-    descriptors: list[int]
+    __slots__ = ("body", "descriptors", "is_cut")
+
+    def __init__(self, body: dict[str, object], descriptors: list[int], *, is_cut: bool = False) -> None:
+        self.body = body
+        self.descriptors = descriptors
+        self.is_cut = is_cut
 
     def number(self, name: str) -> int:
         """The field `name`, an int."""
@@ -71,13 +82,6 @@ class Answer(NamedTuple):
             os.close(self.descriptors.pop())
 
 
-class Ask(Protocol):
-    """Sends a request and returns its answer."""
-
-    def __call__(self, do: str, *, descriptors: Sequence[int] = (), **arguments: Argument) -> Answer:
-        """do: what is asked; descriptors travel along; arguments as the broker's messages name them."""
-
-
 def address_of(machine: str) -> bytes:
     """The abstract address at which this user's machine of that name listens; no file system knows it."""
     return f"\0capshm/{os.getuid()}/{machine}".encode()
@@ -88,8 +92,8 @@ def connect(machine: str) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     try:
         sock.connect(address_of(machine))
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        if struct.unpack("=3i", credentials)[1] != os.getuid():
+        credentials = memoryview(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)).cast("i")
+        if credentials[1] != os.getuid():
             raise errors.CapshmError(f"what listens as machine {machine!r} belongs to another user")
     except OSError as error:
         sock.close()
@@ -107,7 +111,7 @@ class Connection:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self.lock = threading.RLock()
+        self.lock = RLock()
         self._socket: socket.socket | None = sock
         self._next = 1
         self._stale: list[tuple[int, int]] = []  # ranges that were answered to nobody
@@ -129,6 +133,16 @@ class Connection:
                 raise self.refusal()
             return self._ask(sock, do, descriptors, arguments)
 
+    def begin(self, *, is_answer_awaited: bool) -> None:
+        """As a forked child, show the broker who one is. BrokerGone, if the answer is awaited."""
+        if is_answer_awaited or self._socket is None:
+            self.ask("forked")
+            return
+        try:
+            self._socket.send(b'{"do":"forked","n":0}', socket.MSG_NOSIGNAL)
+        except OSError:
+            pass  # the first request will say that the broker is gone
+
     def refusal(self) -> errors.BrokerGone:
         """What every request gets once the connection is closed."""
         return errors.BrokerGone(f"process {os.getpid()}: {self._why_gone}")
@@ -143,13 +157,15 @@ class Connection:
     def _ask(self, sock: socket.socket, do: str, descriptors: Sequence[int], arguments: dict[str, Argument]) -> Answer:
         number = self._next
         self._next += 1
-        request = {"do": do, "n": number, "at": _caller(), **arguments}
-        text = json.dumps(request, separators=(",", ":")).encode()
+        text = _json.write({"do": do, "n": number, "at": _caller(), **arguments}).encode()
         if len(text) > _PACKET_LIMIT:
             raise ValueError(f"{do}: the arguments take {len(text)} bytes, and a packet holds {_PACKET_LIMIT}")
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
-            sock.sendmsg([text], ancillary, socket.MSG_NOSIGNAL)
+            if descriptors:
+                numbers = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in descriptors)
+                sock.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)], socket.MSG_NOSIGNAL)
+            else:
+                sock.send(text, socket.MSG_NOSIGNAL)
             while True:
                 answer = receive(sock)
                 if answer.number("n") == number:
@@ -167,32 +183,40 @@ class Connection:
                     f"{do}: descriptor {descriptors[0]} is not open", errno=errno.EBADF, rule="host"
                 ) from None
             raise
+        if answer.is_cut and "address" in answer.body:
+            self._stale.append((answer.number("address"), answer.number("length")))
         while self._stale:
             start, length = self._stale.pop()
             self._ask(sock, "undo", (), {"start": start, "end": start + length})
+        if answer.is_cut:
+            raise errors.Refused(
+                f"process {os.getpid()}: {do}: no descriptor is free for those that the broker's answer came with",
+                errno=errno.EMFILE,
+                rule="host",
+            )
         _raise_refusal(do, answer)
         return answer
 
 
 def receive(sock: socket.socket) -> Answer:
-    """Wait for the next answer. EOFError: the broker has closed the connection; OSError: no descriptor was free."""
+    """Wait for the next answer. EOFError: the broker has closed the connection."""
     text, ancillary, flags, _ = sock.recvmsg(
         _PACKET_LIMIT, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
     )
-    descriptors = array.array("i")
+    descriptors: list[int] = []
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            descriptors.frombytes(content)
+            descriptors += memoryview(content).cast("i").tolist()
     if not text:
         raise EOFError
-    answer = Answer(json.loads(text), descriptors.tolist())
+    answer = Answer(_json.read(text.decode()), descriptors)
     if flags & socket.MSG_CTRUNC:
         answer.close()
-        raise OSError(errno.EMFILE, f"{os.strerror(errno.EMFILE)}: the broker's answer came with a descriptor")
+        return Answer(answer.body, [], is_cut=True)
     if "long" in answer.body:
         with os.fdopen(answer.descriptors.pop(), "rb") as file:
             file.seek(0)
-            return Answer(json.load(file), answer.descriptors)
+            return Answer(_json.read(file.read().decode()), answer.descriptors)
     return answer
 
 

@@ -10,14 +10,28 @@ which would be a tag in the wrong place) and ValueError for an int that is no 64
 from __future__ import annotations
 
 import operator
-from typing import NamedTuple, SupportsIndex
+from collections import namedtuple
 
 from capshm._native import ffi, lib
 
 _WORD_END = 1 << 64
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple, SupportsIndex
 
-class Decoded(NamedTuple):
+    class _Decoded(NamedTuple):
+        base: int
+        top: int
+        permissions: int
+        object_type: int
+        is_valid: bool
+
+else:
+    _Decoded = namedtuple("_Decoded", "base top permissions object_type is_valid")  # typing is a dear import
+
+
+class Decoded(_Decoded):
     """What a capability says, whatever its tag.
 
     `top` may be 2**64, the end of the address space; in a malformed capability it may be less than `base` or up to
@@ -26,11 +40,7 @@ class Decoded(NamedTuple):
     always can be.
     """
 
-    base: int
-    top: int
-    permissions: int
-    object_type: int
-    is_valid: bool
+    __slots__ = ()
 
 
 def decode(metadata: SupportsIndex, address: SupportsIndex) -> Decoded:

@@ -9,10 +9,10 @@ All of them pickle; a capability that travels in one arrives untagged, as every 
 from __future__ import annotations
 
 from errno import errorcode
-from typing import TYPE_CHECKING
 
 from capshm.model.constants import EPROT
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -44,19 +44,6 @@ _REVOKERS = ("none", "stop-the-world")
 _entered: Machine | None = None
 
 
-def attach() -> client.Facts:
-    """Attach this process to the machine that has started its program by `spawn`; nothing, if it is attached already.
-
-    CapshmError: there is no such machine; LayoutMismatch: it was built from other sources.
-    """
-    return client.attach().facts
-
-
-def current() -> client.Facts:
-    """This process's own view of its machine. NotAttached: it is in none."""
-    return client.current().facts
-
-
 class Machine:
     """A machine of emulated processes; a context manager.
 
@@ -65,8 +52,10 @@ class Machine:
     or "machine". isa: "v9" (a tagged store without StoreCap faults) or "rvy" (it strips). vmar_errors: "kernel" or
     "rfc". arena_size: bytes of address space that each process reserves, a multiple of 256 KiB. stop_timeout: seconds.
     faults: "raise", or "signal": an uncaught fault ends a forked process by the real signal. leaks: "raise": leaving
-    raises LeakFound. hardened: other processes of the same user cannot look into broker and clients. audit: path of a
-    file to be made; None keeps the audit in memory. name: of the machine, as `capshm.attach` takes it.
+    raises LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
+    (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading mappings back from /proc/PID/smaps,
+    work on stopped processes, debuggers, core files; and if the broker is killed, finding processes that were forked
+    without hooks. audit: path of a file to be made; None keeps the audit in memory. name: of the machine, as `capshm.attach` takes it.
 
     ValueError and TypeError: an argument is wrong. CapshmError: this process is in a machine already, the name is in
     use, or the broker could not start. Nothing is left then.
@@ -166,8 +155,8 @@ class Machine:
         leaks = self._find_leaks() if self._leaks == "raise" and kind is None else []
         try:
             client.current().ask("end")
-        except errors.CapshmError:
-            pass  # the broker is gone: what it would have done follows
+        except errors.CapshmError:  # the broker is gone: what it would have done
+            _launch.end_survivors(self.name, client.members)
         finally:
             client.detach()
             if not _launch.await_end(self._broker):

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import enum
 import operator
-from typing import SupportsIndex
 
 from capshm._native import lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import SupportsIndex
 
 
 class Permissions(enum.Flag):

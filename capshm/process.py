@@ -19,30 +19,32 @@ Where the first step fails the core's steps are left out, so that the child is u
 from __future__ import annotations
 
 import os
-from typing import Protocol
 
 from capshm._native import ffi, lib
 from capshm.errors import CapshmError, NotAttached
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Member(Protocol):
+        """A machine's member, as a fork sees it."""
+
+        def before_fork(self) -> bool:
+            """False: the child can have no part in the machine. Never raises."""
+
+        def after_fork_in_parent(self) -> None:
+            """Also after a fork that failed."""
+
+        def after_fork_in_child(self, *, is_attached: bool) -> None:
+            """is_attached: the core has a slot for the child."""
+
 
 ARENA_BASE = 0x5500_0000_0000
 """First address of the arena, the same in every process, so that a capability's address is the real virtual address."""
 
 ARENA_SIZE = 64 << 30
 """Bytes of the arena of a process that is in no machine."""
-
-
-class Member(Protocol):
-    """A machine's member, as a fork sees it."""
-
-    def before_fork(self) -> bool:
-        """False: the child can have no part in the machine. Never raises."""
-
-    def after_fork_in_parent(self) -> None:
-        """Also after a fork that failed."""
-
-    def after_fork_in_child(self, *, is_attached: bool) -> None:
-        """is_attached: the core has a slot for the child."""
-
 
 _member: Member | None = None
 _segments = 0

@@ -40,6 +40,10 @@ void capshm_fork_before(void);
 void capshm_fork_in_parent(void);
 enum status capshm_fork_in_child(void);
 
+/* Whether other processes of the same user may look into this one (PR_SET_DUMPABLE); returns what was so before. Children
+ * inherit it, programs that are executed do not. */
+bool capshm_set_dumpable(bool is_dumpable);
+
 void capshm_set_isa(bool is_rvy);
 void capshm_set_lock_timeout(uint64_t nanoseconds);
 /* A function for threads that wait at the closed gate, outside any operation and without a lock: it is called after
@@ -89,6 +93,7 @@ struct capshm_object_mapping {
     uint32_t permissions; /* PAGE_READ, PAGE_WRITE, PAGE_LOAD_CAP, PAGE_STORE_CAP, PAGE_EXECUTE */
     bool is_shared; /* false: MAP_PRIVATE, page by page (private.h) */
     bool is_tags_writable; /* the tags descriptor may be mapped for writing */
+    bool is_clear_writable; /* so may the clear map's: the data may be written, now or later */
     bool is_kept_at_fork; /* false: a child finds neither tags nor capability permission here (cheribsd:F2) */
 };
 
@@ -105,6 +110,9 @@ enum status capshm_map_object(const struct capshm_object_mapping *mapping);
 enum status capshm_protect(uint64_t address, uint64_t length, uint32_t permissions);
 /* Back to the bare reservation. */
 enum status capshm_unmap_range(uint64_t address, uint64_t length);
+/* In the child of a fork that may not share capabilities: the shared mappings that have a page in the range lose their
+ * tags, memory and all, and with them capability permission. */
+enum status capshm_lose_tags(uint64_t address, uint64_t length);
 /* Whether the kernel gives the data of a range to a child at all. */
 enum status capshm_set_inherit(uint64_t address, uint64_t length, bool is_inherited);
 

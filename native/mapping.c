@@ -42,7 +42,7 @@ static bool map_sidebands(const struct capshm_object_mapping *mapping, struct re
     const bool is_writable = mapping->is_tags_writable && mapping->is_shared;
     struct area *const areas = place->areas;
     if (mapping->clear >= 0 && !map_sideband(mapping, mapping->clear, 0, sizeof(uint64_t), LINE_DATA_SIZE,
-                                             mapping->is_shared, &areas[CLEAR_AREA], &place->clear))
+                                             mapping->is_clear_writable, &areas[CLEAR_AREA], &place->clear))
         return false;
     if (mapping->tags < 0)
         return true;
@@ -71,6 +71,15 @@ static uint32_t first_permissions(const struct region *region, uint32_t permissi
     return region->is_lines_writable ? permissions : permissions & ~(uint32_t)PAGE_STORE_CAP;
 }
 
+/* Whether any of these pages is private memory: no others have anything in the sideband of private memory. */
+static bool has_private_pages(uint64_t address, uint64_t length) {
+    for (uint64_t page = address; page < address + length; page += PAGE_BYTES) {
+        if (page_table_region(page_table_look_up(page)) == page_table_private_region())
+            return true;
+    }
+    return false;
+}
+
 /* With the other threads kept out. */
 static enum status map_data(const struct capshm_object_mapping *mapping, struct region *region) {
     const bool is_anonymous = mapping->data < 0;
@@ -80,7 +89,8 @@ static enum status map_data(const struct capshm_object_mapping *mapping, struct 
     if (mmap((void *)mapping->address, mapping->length, page_protection(permissions), flags, mapping->data,
              is_anonymous ? 0 : (off_t)mapping->offset) == MAP_FAILED)
         return STATUS_NO_MEMORY;
-    private_forget(mapping->address, mapping->length);
+    if (has_private_pages(mapping->address, mapping->length))
+        private_forget(mapping->address, mapping->length);
     page_table_map(region, mapping->address, mapping->length, permissions);
     return STATUS_OK;
 }
@@ -184,8 +194,10 @@ enum status capshm_unmap_range(uint64_t address, uint64_t length) {
     process_quiesce();
     const enum status status = capshm_unmap_memory(address, length);
     if (status == STATUS_OK) {
+        const bool is_private = has_private_pages(address, length);
         page_table_unmap(address, length);
-        private_forget(address, length);
+        if (is_private)
+            private_forget(address, length);
     }
     process_resume();
     return status;
@@ -194,24 +206,48 @@ enum status capshm_unmap_range(uint64_t address, uint64_t length) {
 enum status capshm_set_inherit(uint64_t address, uint64_t length, bool is_inherited) {
     if (!page_table_is_in_arena(address, length))
         return STATUS_INVALID;
-    return madvise((void *)address, length, is_inherited ? MADV_DOFORK : MADV_DONTFORK) == 0 ? STATUS_OK
-                                                                                             : STATUS_NO_MEMORY;
+    if (madvise((void *)address, length, is_inherited ? MADV_DOFORK : MADV_DONTFORK) == 0)
+        return STATUS_OK;
+    if (errno == EAGAIN)
+        errno = ENOMEM; /* madvise's name for too many areas */
+    return STATUS_NO_MEMORY;
+}
+
+static void lose_tags(struct region *region) {
+    region->has_lines = false;
+    region->is_lines_writable = false;
+    region->areas[LINES_AREA].length = 0;
+    region->areas[TWINS_AREA].length = 0;
+    for (uint64_t page = region->base; page < region->base + region->length; page += PAGE_BYTES) {
+        const uint64_t entry = page_table_look_up(page);
+        if (page_table_region(entry) == region)
+            page_table_set(page, entry & ~(uint64_t)(PAGE_LOAD_CAP | PAGE_STORE_CAP));
+    }
 }
 
 void mapping_lose_tags_at_fork(void) {
     for (uint32_t number = 1; number < address_space.region_count; number++) {
         struct region *const region = &address_space.regions[number];
-        if (region->object == 0 || !region->is_lost_at_fork || !region->has_lines)
-            continue;
-        region->has_lines = false;
-        region->is_lines_writable = false;
         /* The kernel did not copy them; something else may lie there. */
-        region->areas[LINES_AREA].length = 0;
-        region->areas[TWINS_AREA].length = 0;
-        for (uint64_t page = region->base; page < region->base + region->length; page += PAGE_BYTES) {
-            const uint64_t entry = page_table_look_up(page);
-            if (page_table_region(entry) == region)
-                page_table_set(page, entry & ~(uint64_t)(PAGE_LOAD_CAP | PAGE_STORE_CAP));
-        }
+        if (region->object != 0 && region->is_lost_at_fork && region->has_lines)
+            lose_tags(region);
     }
+}
+
+enum status capshm_lose_tags(uint64_t address, uint64_t length) {
+    if (!capshm_is_attached())
+        return STATUS_NOT_ATTACHED;
+    if (!page_table_is_in_arena(address, length))
+        return STATUS_INVALID;
+    process_quiesce();
+    for (uint64_t page = address; page < address + length; page += PAGE_BYTES) {
+        struct region *const region = page_table_region(page_table_look_up(page));
+        if (region == NULL || region == page_table_private_region() || !region->has_lines)
+            continue;
+        munmap((void *)region->areas[LINES_AREA].address, region->areas[LINES_AREA].length);
+        munmap((void *)region->areas[TWINS_AREA].address, region->areas[TWINS_AREA].length);
+        lose_tags(region);
+    }
+    process_resume();
+    return STATUS_OK;
 }

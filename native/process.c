@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -317,6 +318,12 @@ size_t capshm_gate_processes(int32_t *pids, size_t capacity) {
 
 bool capshm_is_attached(void) {
     return members != NULL && members->is_attached;
+}
+
+bool capshm_set_dumpable(bool is_dumpable) {
+    const bool was_dumpable = prctl(PR_GET_DUMPABLE) == 1;
+    prctl(PR_SET_DUMPABLE, (unsigned long)is_dumpable);
+    return was_dumpable;
 }
 
 void capshm_set_isa(bool is_rvy) {

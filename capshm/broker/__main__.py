@@ -33,6 +33,8 @@ class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def make_server(start: Start) -> Server:
     """All that the broker has; CapshmError and OSError say what was in the way."""
+    if start.settings.hardened:
+        lib.capshm_set_dumpable(False)  # before there is anything to look at
     raise_descriptor_limit()
     for fd in (start.creator_pidfd, start.ready):
         os.set_inheritable(fd, False)

@@ -1,8 +1,9 @@
 """Packets, and who sent them: the kernel's word for it, since a packet itself proves nothing.
 
 A process connects to an abstract address and is known by SO_PEERCRED; a child comes over one end of a socket pair that
-its parent hands in before the fork, and is known by its first packet. Every packet carries the kernel's SCM_CREDENTIALS
-as well, so a connection that was inherited or passed on is of no use to anybody else.
+its parent hands in before the fork, and is known by its first packet, with which the kernel sends the child's pidfd.
+Every packet carries the kernel's SCM_CREDENTIALS as well, so a connection that was inherited or passed on is of no use
+to anybody else.
 
 Nothing here waits. A client that does not read its answers is cut off; descriptors that come in surplus are closed.
 """
@@ -22,9 +23,11 @@ from capshm.connection import address_of
 from capshm.errors import CapshmError
 
 _CREDENTIALS = struct.Struct("=3i")
-_SO_PEERPIDFD = 77  # Linux 6.5; socket has no name for it before Python 3.14
+_SO_PEERPIDFD = 77  # Linux 6.5; socket has no names for these before Python 3.14
+_SO_PASSPIDFD = 76
+_SCM_PIDFD = 4
 _ACCEPTED_DESCRIPTORS = DESCRIPTORS_LIMIT + 3  # more than the limit, so that a surplus is seen and not only cut off
-_ANCILLARY = socket.CMSG_SPACE(_ACCEPTED_DESCRIPTORS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
+_ANCILLARY = socket.CMSG_SPACE(_ACCEPTED_DESCRIPTORS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4)
 
 
 class Ended(Exception):
@@ -32,16 +35,22 @@ class Ended(Exception):
 
 
 class Packet(NamedTuple):
-    """What came. pid, uid: of the sender. is_whole: neither data nor descriptors were cut off."""
+    """What came. pid, uid: of the sender. is_whole: neither data nor descriptors were cut off.
+
+    pidfds: of the sender, one at most, on a connection that `tells_pidfds`, unless it has ended.
+    """
 
     data: bytes
     descriptors: list[int]
     pid: int
     uid: int
     is_whole: bool
+    pidfds: list[int]
 
     def close(self) -> None:
-        """Close the descriptors that nobody has taken out of the list."""
+        """Close the descriptors that nobody has taken out of the lists."""
+        while self.pidfds:
+            os.close(self.pidfds.pop())
         while self.descriptors:
             os.close(self.descriptors.pop())
 
@@ -52,8 +61,17 @@ class Connection:
     def __init__(self, sock: socket.socket, pid: int | None) -> None:
         self._socket = sock
         self.pid = pid
+        self.tells_pidfds = False
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+    def tell_pidfds(self, *, is_wanted: bool) -> None:
+        """Have the kernel send a pidfd of the sender with each packet, if it can (Linux 6.5), or no longer."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_PASSPIDFD, is_wanted)
+        except OSError:
+            return
+        self.tells_pidfds = is_wanted
 
     def fileno(self) -> int:
         """For the loop; -1 once it is closed."""
@@ -68,6 +86,7 @@ class Connection:
         except OSError as error:
             raise Ended from error
         descriptors: list[int] = []
+        pidfds: list[int] = []
         pid = uid = -1
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -76,10 +95,12 @@ class Connection:
                 descriptors.extend(numbers)
             elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 pid, uid, _ = _CREDENTIALS.unpack(content)
+            elif level == socket.SOL_SOCKET and kind == _SCM_PIDFD:
+                pidfds += [fd for fd in array.array("i", content) if fd >= 0]
         if not data and pid < 0:
             raise Ended  # an empty packet would have credentials
         is_whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and len(descriptors) <= DESCRIPTORS_LIMIT
-        return Packet(data, descriptors, pid, uid, is_whole)
+        return Packet(data, descriptors, pid, uid, is_whole, pidfds)
 
     def send(self, answer: bytes, descriptors: Sequence[int] = ()) -> bool:
         """Send one packet, if there is room for it at once. False: there is none, or nobody to read it."""
@@ -157,4 +178,6 @@ def adopt(fd: int) -> Connection:
     if sock.family != socket.AF_UNIX or kind != socket.SOCK_SEQPACKET or pid_of(sock) is None:
         sock.close()
         raise ValueError("the descriptor is no end of a pair of SOCK_SEQPACKET sockets of this user")
-    return Connection(sock, None)
+    connection = Connection(sock, None)
+    connection.tell_pidfds(is_wanted=True)
+    return connection

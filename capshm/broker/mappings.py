@@ -15,7 +15,7 @@ from capshm.broker.segments import new_memfd, reopen
 from capshm.broker.state import Member, Reply, State
 from capshm.encoding import representable_length, representable_mask
 from capshm.errors import CapshmError
-from capshm.model.address_space import AddressSpace, Entry
+from capshm.model.address_space import Entry
 from capshm.model.constants import SHM_RDONLY
 from capshm.model.inheritance import commit_inherit, plan_inherit
 from capshm.model.mapping import MapPlan, MapRequest, commit_map, commit_unmap, plan_map, plan_unmap
@@ -114,7 +114,9 @@ def _finish(
         if has_capabilities:
             is_writable = entry.is_shared and Rights.STORE_CAP in entry.maximum
             given.append(("t", os.dup(sideband.tags if is_writable else sideband.read_only_tags)))
-        given.append(("c", os.dup(sideband.clear)))
+        # Who may not write the data may not clear its tags: the map is then for reading only.
+        is_clearing = entry.is_shared and Rights.WRITE in entry.maximum
+        given.append(("c", os.dup(sideband.clear) if is_clearing else reopen(sideband.clear, os.O_RDONLY)))
     if memory is not None:
         state.record(
             member, request, rule=_rule(entry, memory), number=memory.id, message=_message(request, entry, memory)
@@ -158,18 +160,32 @@ def undo(state: State, member: Member, request: messages.Undo, descriptors: list
     return Reply({})
 
 
+def revert(state: State, member: Member, request: messages.Revert, descriptors: list[int]) -> Reply:
+    """The kernel could not carry out the last change, or not all of it: the rest is as it was before."""
+    last, member.last = member.last, None
+    if last is None:
+        raise CapshmError("the last request has changed nothing")
+    entries = [entry for entry in last.entries if entry.start >= request.start]
+    needed = {entry.reservation for entry in entries}
+    state.record(member, request, is_allowed=False, rule="host", message=f"from {request.start:#x} on")
+    member.space.restore(entries, [each for each in last.reservations if each.start in needed])
+    return Reply({"changes": [[each.start, each.end, each.current.letters, each.inherit] for each in entries]})
+
+
 def unmap(state: State, member: Member, request: messages.Unmap, descriptors: list[int]) -> Reply:
     """munmap."""
-    return _take_away(member.space, plan_unmap(member.space, _address(request.address), request.length))
+    return _take_away(member, plan_unmap(member.space, _address(request.address), request.length))
 
 
 def detach_segment(state: State, member: Member, request: messages.ShmDt, descriptors: list[int]) -> Reply:
     """shmdt."""
-    return _take_away(member.space, plan_detach(member.space, _address(request.address)))
+    return _take_away(member, plan_detach(member.space, _address(request.address)))
 
 
-def _take_away(space: AddressSpace, planned: list[tuple[int, int]]) -> Reply:
+def _take_away(member: Member, planned: list[tuple[int, int]]) -> Reply:
     """The answer names all that is to be unmapped: with a reservation that goes, its padding as well."""
+    space = member.space
+    member.note_change(planned)
     around = {reservation for start, end in planned for reservation in space.reservations_overlapping(start, end)}
     commit_unmap(space, planned)
     gone = [each for each in around if each.start not in space.reservations]
@@ -181,6 +197,7 @@ def _take_away(space: AddressSpace, planned: list[tuple[int, int]]) -> Reply:
 def protect(state: State, member: Member, request: messages.Protect, descriptors: list[int]) -> Reply:
     """mprotect."""
     entries = plan_protect(member.space, _address(request.address), request.length, request.prot)
+    member.note_change((entry.start, entry.end) for entry in entries)
     commit_protect(member.space, entries)
     return Reply({"changes": [[entry.start, entry.end, entry.current.letters] for entry in entries]})
 
@@ -212,6 +229,8 @@ def inherit(state: State, member: Member, request: messages.Inherit, descriptors
         raise
     for memory in made:
         state.objects.add(memory)
+    if not made:
+        member.note_change((entry.start, entry.end) for entry in plan.entries)
     commit_inherit(member.space, plan, made)
     changes: list[Value] = [[entry.start, entry.end] for entry in plan.entries]
     return Reply({"changes": changes, "moves": moves}, [fd for _, fd in given])

@@ -46,7 +46,7 @@ class Fork(Message, frozen=True, tag="fork"):
 
 
 class Forked(Message, frozen=True, tag="forked"):
-    """The first packet of a child on its connection."""
+    """The first packet of a child on its connection. It waits for the answer only if the plan says so."""
 
 
 class Map(Message, frozen=True, tag="map"):
@@ -65,6 +65,12 @@ class Undo(Message, frozen=True, tag="undo"):
 
     start: Word
     end: Word
+
+
+class Revert(Message, frozen=True, tag="revert"):
+    """Linux refused to carry out the last `unmap`, `protect`, `inherit` or `shmdt`: from `start` on all is as before."""
+
+    start: Word
 
 
 class Unmap(Message, frozen=True, tag="unmap"):
@@ -91,7 +97,7 @@ class Inherit(Message, frozen=True, tag="inherit"):
 
 
 class ShmOpen(Message, frozen=True, tag="shm_open"):
-    """shm_open2. path None: SHM_ANON. flags: the host's; O_SHARECAP: is_share_cap."""
+    """shm_open2. path None: SHM_ANON. flags: the host's; O_SHARECAP: is_share_cap. has_room: for a descriptor."""
 
     path: Name | None
     flags: Flags
@@ -99,6 +105,7 @@ class ShmOpen(Message, frozen=True, tag="shm_open"):
     shm_flags: Flags = 0
     is_share_cap: bool = False
     name: Name | None = None
+    has_room: bool = True
 
 
 class MemfdCreate(Message, frozen=True, tag="memfd_create"):
@@ -106,6 +113,7 @@ class MemfdCreate(Message, frozen=True, tag="memfd_create"):
 
     name: Name
     flags: Flags
+    has_room: bool = True
 
 
 class ShmUnlink(Message, frozen=True, tag="shm_unlink"):
@@ -192,6 +200,7 @@ Request: TypeAlias = (
     | Forked
     | Map
     | Undo
+    | Revert
     | Unmap
     | Protect
     | Inherit
@@ -220,6 +229,9 @@ _decoder = msgspec.json.Decoder(Request, strict=True)
 _encoder = msgspec.json.Encoder()
 
 
+_TOP = 1 << 64  # of a whole address space
+
+
 class Malformed(Exception):
     """A packet that is no request; the message says why. number: of the request, 0 if even that cannot be read."""
 
@@ -239,15 +251,12 @@ def decode(packet: bytes) -> Request:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(str(error), _number(packet)) from None
     for name in request.__struct_fields__:
-        if not _is_in_range(getattr(request, name), 0 if name == "address" else -(1 << 63)):
-            raise Malformed(f"{name} is no 64-bit word", request.n)
+        value = getattr(request, name)
+        least = 0 if name == "address" else -(1 << 63)
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, int) and not least <= part <= _TOP:
+                raise Malformed(f"{name} is no 64-bit word", request.n)
     return request
-
-
-def _is_in_range(value: object, least: int) -> bool:
-    if isinstance(value, tuple):
-        return all(_is_in_range(part, least) for part in value)
-    return not isinstance(value, int) or least <= value <= 1 << 64  # 1 << 64: the top of a whole address space
 
 
 def _number(packet: bytes) -> int:

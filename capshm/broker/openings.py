@@ -41,6 +41,7 @@ def shm_open(state: State, member: Member, request: messages.ShmOpen, descriptor
         mode=request.mode,
         shm_flags=request.shm_flags,
         uid=os.getuid(),
+        has_room=request.has_room,
     )
     plan = plan_open(state.objects, state.policy, member.knobs, asked)
     if not plan.is_new:
@@ -75,6 +76,7 @@ def memfd_create(state: State, member: Member, request: messages.MemfdCreate, de
             shm_flags=c.SHM_ALLOW_SEALING if is_sealable else 0,
             uid=os.getuid(),
             kind=Kind.MEMFD,
+            has_room=request.has_room,
         ),
     )
     return _create(state, member, request, plan, new_memfd(request.name, allow_sealing=is_sealable))

@@ -86,6 +86,7 @@ class Sideband:
         with _closed_on_error(self.clear), _closed_on_error(self.tags):
             self.read_only_tags = reopen(self.tags, os.O_RDONLY)
             os.fchmod(self.tags, _READ_ONLY)
+            os.fchmod(self.clear, _READ_ONLY)
 
     def count_tags(self) -> int:
         """How many tag bits are set. What is written past capshm may have changed granules that still count."""

@@ -44,6 +44,7 @@ class Server:
         self._gate = gate
         self._creator, self._creator_pidfd = creator
         self._processes = Processes()
+        self._uid = os.getuid()
         self._connections: set[Connection] = set()
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._end_deadline: float | None = None
@@ -117,7 +118,7 @@ class Server:
             packet.close()
 
     def _take(self, connection: Connection, packet: Packet) -> None:
-        if packet.uid != os.getuid() or (packet.pid != connection.pid and connection.pid is not None):
+        if packet.uid != self._uid or (packet.pid != connection.pid and connection.pid is not None):
             self._record_stranger(connection, packet)
             return
         try:
@@ -133,8 +134,9 @@ class Server:
                 f"a request is at most {messages.PACKET_LIMIT} bytes and {messages.DESCRIPTORS_LIMIT} descriptor",
             )
             return
-        # First, since what has ended may have left its inode number to the very file that the request is about.
-        self._objects_ended()
+        if packet.descriptors or isinstance(request, messages.Objects):
+            # First, since what has ended may have left its inode number to the very file that the request is about.
+            self._objects_ended()
         try:
             reply = self._answer(connection, request, packet)
         except CapshmError as error:
@@ -182,7 +184,7 @@ class Server:
         if isinstance(request, messages.Attach):
             return self._attach(connection, request)
         if isinstance(request, messages.Forked):
-            return self._forked(connection, packet.pid)
+            return self._forked(connection, packet)
         if connection.pid is not None and (reply := self._look(request)) is not None:
             return reply
         process = self._processes.of(connection)
@@ -248,9 +250,15 @@ class Server:
             raise
         self._processes.births[connection] = Birth(connection, process.pid, child)
         self._watch(connection)
+        reply.body["is_known_by_packet"] = connection.tells_pidfds
         return reply
 
-    def _forked(self, connection: Connection, pid: int) -> Reply:
+    def _forked(self, connection: Connection, packet: Packet) -> Reply:
+        """The child may have ended since it sent this, and its number may be another's: its pidfd came with the packet.
+
+        Where the kernel sends none the child waits for the answer.
+        """
+        pid = packet.pid
         birth = self._processes.births.get(connection)
         if birth is None:
             raise CapshmError("this connection does not come from a fork")
@@ -259,19 +267,29 @@ class Server:
             # Most likely the parent itself. The child cannot use the connection any more, whoever holds it.
             self._drop(connection)
             raise CapshmError(f"process {pid} is attached already")
+        connection.pid = birth.member.pid = pid
         try:
-            pidfd = connections.open_pidfd(pid)
+            pidfd = self._pidfd_of_child(connection, packet)
         except ProcessLookupError:
+            self._service.forked(birth.member, birth.parent)
             self._drop(connection)
             raise CapshmError("the child has ended") from None
         del self._processes.births[connection]
-        connection.pid = birth.member.pid = pid
         process = Process(pid, pidfd, birth.parent, birth.member.serial, birth.member, connection)
         self._add(process)
         self._service.forked(birth.member, birth.parent)
         if self._end_deadline is not None:
             process.kill()
         return Reply({"vmspace": process.vmspace})
+
+    def _pidfd_of_child(self, connection: Connection, packet: Packet) -> int:
+        """ProcessLookupError: it has ended, and nobody waits for it any more."""
+        if not connection.tells_pidfds:
+            return connections.open_pidfd(packet.pid)
+        connection.tell_pidfds(is_wanted=False)
+        if not packet.pidfds:
+            raise ProcessLookupError
+        return packet.pidfds.pop()
 
     def _leave(self, process: Process) -> None:
         if process.member is not None:

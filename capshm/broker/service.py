@@ -40,6 +40,7 @@ class Service:
         self._handlers: dict[type, _Handler[messages.Message]] = {}
         self._on(messages.Map, mappings.map_memory)
         self._on(messages.Undo, mappings.undo)
+        self._on(messages.Revert, mappings.revert)
         self._on(messages.Unmap, mappings.unmap)
         self._on(messages.Protect, mappings.protect)
         self._on(messages.Inherit, mappings.inherit)
@@ -58,6 +59,8 @@ class Service:
 
     def handle(self, member: Member, request: messages.Message, descriptors: list[int]) -> Reply:
         """Answer a request. descriptors: what came with it; those that are left in the list are closed afterwards."""
+        if not isinstance(request, messages.Revert):
+            member.last = None
         try:
             return self._handlers[type(request)](self._state, member, request, descriptors)
         except Refusal as refusal:
@@ -93,6 +96,7 @@ class Service:
             "isa": settings.isa,
             "arena_size": settings.arena_size,
             "faults": settings.faults,
+            "hardened": settings.hardened,
         }
 
     def fork(self, parent: Member, request: messages.Fork) -> tuple[Member, Reply]:
@@ -117,6 +121,7 @@ class Service:
             "drops": _with_rights(child.space, plan.drops),
             "zero": _with_rights(child.space, plan.zero),
             "copies": _with_rights(child.space, plan.copies),
+            "is_changed": bool(plan.none or plan.drops or plan.zero or plan.copies),
         }
         return child, Reply(body)
 

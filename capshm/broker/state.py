@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Message
 from capshm.broker.segments import Segments
 from capshm.errors import CapshmError
-from capshm.model.address_space import AddressSpace
+from capshm.model.address_space import AddressSpace, Entry, Reservation
 from capshm.model.knobs import Knobs
 from capshm.model.objects import Kind, MemoryObject, ObjectTable
 from capshm.model.sysv import SegmentTable
@@ -43,13 +43,32 @@ class Reply(NamedTuple):
     descriptors: Sequence[int] = ()
 
 
+class Change(NamedTuple):
+    """What a change of mappings has taken the place of."""
+
+    entries: list[Entry]
+    reservations: list[Reservation]
+
+
 @dataclass(slots=True, eq=False)
 class Member:
-    """A process's part in the model. pid: 0 for a child that is still being forked."""
+    """A process's part in the model. pid: 0 for a child that is still being forked.
+
+    last: the change that its last request has made, until the next one.
+    """
 
     pid: int
     space: AddressSpace
     knobs: Knobs
+    last: Change | None = None
+
+    def note_change(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Remember what is in these ranges, which are about to be changed."""
+        entries, reservations = [], set()
+        for start, end in ranges:
+            entries += self.space.within(start, end)
+            reservations.update(self.space.reservations_overlapping(start, end))
+        self.last = Change(entries, list(reservations))
 
     @property
     def serial(self) -> int:

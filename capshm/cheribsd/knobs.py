@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
-from typing import SupportsIndex
 
 from capshm import client, errors
 from capshm.cheribsd.memory import flag_bits
 from capshm.model.constants import PROC_SHARECAP_CTL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import SupportsIndex
 
 
 def procctl(option: SupportsIndex, value: SupportsIndex | None = None) -> int:

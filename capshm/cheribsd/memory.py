@@ -10,17 +10,22 @@ from __future__ import annotations
 import errno
 import operator
 import os
-from typing import SupportsIndex, TypeAlias
 
 from capshm import client, errors
-from capshm._native import lib
+from capshm._native import ffi, lib
 from capshm.capability import Capability, make
-from capshm.client import Client, check, map_object, page_permissions
-from capshm.connection import Answer, Argument
+from capshm.client import check, map_object, page_permissions
 from capshm.model.constants import INHERIT_NONE, INHERIT_ZERO, MINCORE_CAPSTORE, MINCORE_INCORE
 from capshm.permissions import Permissions
 
-Address: TypeAlias = Capability | SupportsIndex | None
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import SupportsIndex, TypeAlias
+
+    from capshm.client import Client
+    from capshm.connection import Answer, Argument
+
+    Address: TypeAlias = Capability | SupportsIndex | None
 
 _WORD_END = 1 << 64
 _PAGE: int = lib.PAGE_BYTES
@@ -77,6 +82,7 @@ def carry_out(mine: Client, answer: Answer, descriptor: int, offset: int) -> Cap
             number=number,
             is_shared=bool(answer.number("is_shared")),
             is_tags_writable="W" in answer.text("maximum"),
+            is_clear_writable=bool(answer.number("is_shared")) and "w" in answer.text("maximum"),
             is_kept_at_fork=bool(answer.number("is_kept_at_fork")),
         )
         if reserved[1] > start + length and reserved[0] == start:
@@ -108,7 +114,12 @@ def munmap(addr: Address, length: SupportsIndex) -> None:
 def unmap(answer: Answer) -> None:
     """Carry out an answer that takes ranges away."""
     for start, end in answer.ranges("changes"):
-        check(lib.capshm_unmap_range(start, end - start), "munmap")
+        status = lib.capshm_unmap_range(start, end - start)
+        if status:
+            number = ffi.errno
+            client.current().ask("revert", start=start)
+            ffi.errno = number
+            check(status, "munmap")
 
 
 def mprotect(addr: Address, length: SupportsIndex, prot: SupportsIndex) -> None:
@@ -122,8 +133,13 @@ def mprotect(addr: Address, length: SupportsIndex, prot: SupportsIndex) -> None:
             "protect", address=as_argument(addr), length=word("length", length), prot=flag_bits("prot", prot)
         )
         for row in answer.rows("changes"):
-            start, end, letters = int(str(row[0])), int(str(row[1])), str(row[2])
-            check(lib.capshm_protect(start, end - start, page_permissions(letters)), "mprotect")
+            status = _protect(row)
+            if status:
+                number = ffi.errno
+                for old in mine.ask("revert", start=0).rows("changes"):
+                    _protect(old)  # areas become one again: nothing that needs memory
+                ffi.errno = number
+                check(status, "mprotect")
 
 
 def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> None:
@@ -141,13 +157,33 @@ def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> No
             inherit=flag_bits("inherit", kind),
         )
         try:
-            for row in answer.rows("moves"):
+            moves = answer.rows("moves")
+            for row in moves:
                 _move_into_object(row, answer.descriptors)
-            for start, end in answer.ranges("changes"):
-                is_inherited = kind not in (INHERIT_NONE, INHERIT_ZERO)
-                check(lib.capshm_set_inherit(start, end - start, is_inherited), "minherit")
+            for row in answer.rows("changes"):
+                status = _set_inherit(row, kind)
+                if status:
+                    number = ffi.errno
+                    for old in [] if moves else mine.ask("revert", start=0).rows("changes"):
+                        _set_inherit(old, int(str(old[3])))
+                    ffi.errno = number
+                    check(status, "minherit")
         finally:
             answer.close()
+
+
+def _protect(row: list[object]) -> int:
+    """Give a range, [start, end, letters, ...], these permissions; the status of the core."""
+    start, end, letters = int(str(row[0])), int(str(row[1])), str(row[2])
+    status: int = lib.capshm_protect(start, end - start, page_permissions(letters))
+    return status
+
+
+def _set_inherit(row: list[object], kind: int) -> int:
+    """Have the kernel give a range, [start, end, ...], to children, or not; the status of the core."""
+    start, end = int(str(row[0])), int(str(row[1]))
+    status: int = lib.capshm_set_inherit(start, end - start, kind not in (INHERIT_NONE, INHERIT_ZERO))
+    return status
 
 
 def _move_into_object(row: list[object], descriptors: list[int]) -> None:
@@ -168,6 +204,7 @@ def _move_into_object(row: list[object], descriptors: list[int]) -> None:
             number=number,
             is_shared=True,
             is_tags_writable="W" in maximum,
+            is_clear_writable=True,
             is_kept_at_fork=bool(row[5]),
         )
 

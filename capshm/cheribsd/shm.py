@@ -6,12 +6,16 @@ import enum
 import errno
 import operator
 import os
-from typing import Final, SupportsIndex
 
-from capshm import client, errors
+from capshm import client
 from capshm.cheribsd.memory import flag_bits
-from capshm.connection import Answer
 from capshm.model.constants import MFD_CLOEXEC, O_SHARECAP
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, SupportsIndex
+
+    from capshm.connection import Answer
 
 
 class _Anonymous(enum.Enum):
@@ -49,7 +53,7 @@ def shm_open2(
     bits = flag_bits("flags", flags)
     if path is not SHM_ANON and not isinstance(path, str):
         raise TypeError(f"a path is a str or SHM_ANON, not {type(path).__name__}")
-    answer = _ask_for_descriptor(
+    answer = client.current().ask(
         "shm_open",
         path=path if isinstance(path, str) else None,
         flags=bits & ~O_SHARECAP & ~os.O_CLOEXEC,
@@ -57,6 +61,7 @@ def shm_open2(
         shm_flags=flag_bits("shmflags", shmflags),
         is_share_cap=bool(bits & O_SHARECAP),
         name=name,
+        has_room=_has_room(),
     )
     return _descriptor(answer, is_kept_by_exec=not bits & os.O_CLOEXEC)
 
@@ -67,23 +72,19 @@ def memfd_create(name: str, flags: SupportsIndex = 0) -> int:
     ENOSYS for MFD_HUGETLB (D9). name: what /proc shows.
     """
     bits = flag_bits("flags", flags)
-    answer = _ask_for_descriptor("memfd_create", name=name, flags=bits)
+    answer = client.current().ask("memfd_create", name=name, flags=bits, has_room=_has_room())
     return _descriptor(answer, is_kept_by_exec=not bits & MFD_CLOEXEC)
 
 
-def _ask_for_descriptor(do: str, **arguments: str | int | bool | None) -> Answer:
-    """Ask for what is answered with a descriptor, if there is room for one: afterwards the object would be there."""
-    mine = client.current()
-    with mine.lock:
-        try:
-            os.close(os.open("/dev/null", os.O_RDONLY))
-        except OSError as error:
-            raise errors.Refused(
-                f"process {os.getpid()}: {do}: {error.strerror}; close some, or raise `ulimit -n`",
-                errno=error.errno or errno.EMFILE,
-                rule="cheribsd:1.D/7",
-            ) from None
-        return mine.ask(do, descriptors=(), **arguments)
+def _has_room() -> bool:
+    """Whether this process can take another descriptor: so that nothing is made for one that cannot (1.D/7)."""
+    try:
+        os.close(os.open("/", os.O_PATH | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return False
+    return True
 
 
 def _descriptor(answer: Answer, *, is_kept_by_exec: bool) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, SupportsIndex
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from capshm import client
 from capshm.capability import Capability
-from capshm.cheribsd.memory import Address, as_argument, carry_out, flag_bits, unmap, word
+from capshm.cheribsd.memory import as_argument, carry_out, flag_bits, unmap, word
 from capshm.model.constants import IPC_STAT
+
+if TYPE_CHECKING:
+    from capshm.cheribsd.memory import Address
 
 
 class ShmStatus(NamedTuple):

@@ -163,6 +163,13 @@ class AddressSpace:
                 del self.reservations[reservation]
         return taken
 
+    def restore(self, entries: Iterable[Entry], reservations: Iterable[Reservation]) -> None:
+        """Put back what a change, the last one there, has taken away or replaced."""
+        for reservation in reservations:
+            self.reservations[reservation.start] = reservation
+        for entry in entries:
+            self.replace(entry)
+
     def copy(self, serial: int) -> AddressSpace:
         """The same under another identity."""
         copy = AddressSpace(serial, self.arena_start, self.arena_end)

@@ -1,7 +1,12 @@
 """CheriBSD's numbers, under CheriBSD's names: what the model reads and the face hands on."""
 
+from __future__ import annotations
+
 import errno
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 PAGE: Final = 4096
 OBJECT_SIZE_MAX: Final = 64 << 30  # of capshm, not of CheriBSD: what the sideband of one object can serve

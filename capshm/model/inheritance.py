@@ -143,7 +143,7 @@ def plan_fork(space: AddressSpace, policy: Policy, knobs: Knobs, serial: int) ->
             parts["zero"].append(entry)
             child.replace(_own(entry))
         elif entry.inherit == INHERIT_COPY:
-            if entry.is_shared:
+            if entry.is_shared or not _sees_object(policy, entry):
                 parts["copies"].append(entry)
                 child.replace(_own(entry))  # like F1, and not F2: what it gets is nobody else's
         elif entry.can_hold_capabilities and not _keeps_capabilities(policy, knobs, entry):
@@ -157,6 +157,12 @@ def plan_fork(space: AddressSpace, policy: Policy, knobs: Knobs, serial: int) ->
 def _own(entry: Entry) -> Entry:
     """The same as private memory."""
     return entry._replace(object=None, offset=0, is_shared=False)
+
+
+def _sees_object(policy: Policy, entry: Entry) -> bool:
+    """Row F1: whether pages of a private mapping that are still the object's may stay so in a child."""
+    has_tags = entry.object is not None and entry.object.can_hold_capabilities and entry.can_hold_capabilities
+    return entry.object is None or not has_tags or policy.sees_objects_after_fork(entry.object)
 
 
 def _keeps_capabilities(policy: Policy, knobs: Knobs, entry: Entry) -> bool:

@@ -20,7 +20,7 @@ class OpenRequest(NamedTuple):
     """What is asked, in no system's bits: the face translates O_SHARECAP, whose bit is another flag of the host.
 
     path: None for SHM_ANON and memfds. access: os.O_RDONLY, os.O_RDWR, or whatever else was asked. unknown_flags: the
-    bits that are none of the others. vmspace, uid: of the caller.
+    bits that are none of the others. vmspace, uid: of the caller; has_room: whether it can take a descriptor.
     """
 
     path: str | None
@@ -35,6 +35,7 @@ class OpenRequest(NamedTuple):
     shm_flags: int = 0
     uid: int = 0
     kind: Kind = Kind.SHM
+    has_room: bool = True
 
     def __str__(self) -> str:
         """As a refusal names it."""
@@ -67,6 +68,7 @@ def plan_open(table: ObjectTable, policy: Policy, knobs: Knobs, request: OpenReq
     if request.path is not None:
         check_path(request.path, str(request))
         there = table.names.get(request.path)
+    _check_room(request)
     if there is None:
         _check_creation(policy, knobs, request)
         there, is_new = _new_object(table, policy, request), True
@@ -83,7 +85,7 @@ def commit_open(table: ObjectTable, plan: OpenPlan) -> MemoryObject:
 
 
 def _check_flags(request: OpenRequest) -> None:
-    """Steps 1 to 3, and 8, which looks at the request alone."""
+    """Steps 1 to 3."""
     if request.shm_flags & ~_SHM_FLAGS:
         raise Refusal(
             "cheribsd:1.D/1",
@@ -104,6 +106,17 @@ def _check_flags(request: OpenRequest) -> None:
             asked=str(request),
             allowed=f"the bits {request.unknown_flags:#x} mean nothing for shared memory",
             needed="O_CREAT, O_EXCL, O_TRUNC, O_CLOEXEC and O_SHARECAP only",
+        )
+
+
+def _check_room(request: OpenRequest) -> None:
+    """Steps 7 and 8."""
+    if not request.has_room:
+        raise Refusal(
+            "cheribsd:1.D/7",
+            asked=str(request),
+            allowed="the process has no descriptor left",
+            needed="a descriptor closed, or a higher limit (ulimit -n)",
         )
     if request.path is None and request.access == os.O_RDONLY:
         raise Refusal(

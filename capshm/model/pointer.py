@@ -84,22 +84,20 @@ def pages_of(address: Address, length: int, *, call: str, rule: str) -> tuple[in
         )
     start = round_down(address.address)
     end = max(start, round_up(address.address + max(length, 0)))
+    is_covered = address.base <= start and end <= address.top
+    if is_covered and address.tag and not address.is_sealed and address.may_change_mappings:
+        return start, end
     asked = f"{asked} at {address.address:#x}"
     bounds = f"[{address.base:#x}, {address.top:#x})"
     problems = {
         "the pointer has no tag": not address.tag,
         "the pointer is sealed": address.is_sealed,
-        f"the pointer's bounds {bounds} do not cover the pages [{start:#x}, {end:#x})": (
-            start < address.base or end > address.top
-        ),
+        f"the pointer's bounds {bounds} do not cover the pages [{start:#x}, {end:#x})": not is_covered,
         "the pointer lacks SW_VMEM": not address.may_change_mappings,
     }
-    for problem, is_so in problems.items():
-        if is_so:
-            raise Refusal(
-                rule,
-                asked=asked,
-                allowed=problem,
-                needed="a tagged, unsealed capability with SW_VMEM over all of these pages, as mmap returned it",
-            )
-    return start, end
+    raise Refusal(
+        rule,
+        asked=asked,
+        allowed=next(problem for problem, is_so in problems.items() if is_so),
+        needed="a tagged, unsealed capability with SW_VMEM over all of these pages, as mmap returned it",
+    )

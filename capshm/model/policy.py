@@ -34,5 +34,11 @@ class Policy(Protocol):
     def keeps_capabilities_at_fork(self, memory: MemoryObject) -> bool:
         """F2, F8: whether a child keeps the capability permission of a shared mapping."""
 
+    def sees_objects_after_fork(self, memory: MemoryObject) -> bool:
+        """F1: whether a child's private mapping goes on seeing the object where nobody has written yet, tags included.
+
+        Otherwise the child gets copies of all its pages.
+        """
+
     def refuse_inherit_share(self, entry: Entry) -> str | None:
         """I1, I2: whether memory that is the process's own, and can hold capabilities, may be shared with children."""

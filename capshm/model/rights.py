@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from typing import Final, NamedTuple
 
 from capshm.model.constants import (
@@ -34,6 +35,20 @@ class Rights(enum.Flag):
     CAP = LOAD_CAP | STORE_CAP
     """Capability permission in either direction."""
 
+    # The operators of enum search for their result each time, and the broker spends its life here: these look it up.
+
+    def __and__(self, other: Rights) -> Rights:
+        return _BY_VALUE[self._value_ & other._value_]
+
+    def __or__(self, other: Rights) -> Rights:
+        return _BY_VALUE[self._value_ | other._value_]
+
+    def __invert__(self) -> Rights:
+        return _BY_VALUE[~self._value_]  # counted from the end
+
+    def __contains__(self, other: Rights) -> bool:
+        return bool(self._value_ & other._value_ == other._value_)
+
     @classmethod
     def from_letters(cls, letters: str) -> Rights:
         """The rights of procstat's letters, in any order; ValueError for any other letter."""
@@ -63,6 +78,8 @@ class Rights(enum.Flag):
         return rights
 
 
+_BY_VALUE: Final = tuple(Rights(value) for value in range(1 << 5))
+
 _BY_LETTER: Final = {
     "r": Rights.READ,
     "w": Rights.WRITE,
@@ -85,6 +102,7 @@ class Asked(NamedTuple):
     has_maximum: bool
 
 
+@functools.lru_cache(maxsize=1024)  # programs ask for the same again and again
 def read_protection(prot: int, *, is_cap_implied: bool, subset_rule: str = "cheribsd:A10") -> Asked:
     """Read the argument of mmap or mprotect. Refused by A9, A10 (for mprotect: B5), A11 and A12.
 

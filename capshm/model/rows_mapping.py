@@ -152,6 +152,9 @@ O_CREAT, O_EXCL, O_TRUNC, O_CLOEXEC and O_SHARECAP are known. O_TRUNC acts with 
 1.D/6 EINVAL Names begin with a slash
 And have at most 1023 bytes (ENAMETOOLONG).
 
+1.D/7 EMFILE The caller needs a free descriptor
+Nothing is made where the answer could not be handed over.
+
 1.D/8 EINVAL SHM_ANON needs O_RDWR
 Nobody else could ever write it.
 

@@ -38,6 +38,10 @@ class CheriBSD:
         """F2: the child is no owner; F8: it needs not be one."""
         return memory.is_share_cap
 
+    def sees_objects_after_fork(self, memory: MemoryObject) -> bool:
+        """F1: pages are copied when they are written, and are the object's until then."""
+        return True
+
     def refuse_inherit_share(self, entry: Entry) -> str | None:
         """I1, I2: what is the process's own stays so."""
         return "cheribsd:I1" if entry.object is None else "cheribsd:I2"

@@ -30,3 +30,7 @@ class Isolated(CheriBSD):
     def keeps_capabilities_at_fork(self, memory: MemoryObject) -> bool:
         """F2, F8: never."""
         return False
+
+    def sees_objects_after_fork(self, memory: MemoryObject) -> bool:
+        """F1: the child's own copies, so that nothing that is stored later reaches it."""
+        return False

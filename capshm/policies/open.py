@@ -40,6 +40,10 @@ class Open:
         """F2, F8: kept."""
         return True
 
+    def sees_objects_after_fork(self, memory: MemoryObject) -> bool:
+        """F1: pages are copied when they are written, and are the object's until then."""
+        return True
+
     def refuse_inherit_share(self, entry: Entry) -> str | None:
         """I1, I2: allowed."""
         return None

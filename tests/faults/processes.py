@@ -116,3 +116,7 @@ class Event:
 
     def wait(self) -> None:
         select.select([self._read], [], [])
+
+    def close(self) -> None:
+        os.close(self._read)
+        os.close(self._write)

@@ -76,6 +76,7 @@ def map_at(
         if taggable:
             mapping.tags, mapping.clear = of.tags, of.clear
     mapping.is_shared, mapping.is_tags_writable, mapping.is_kept_at_fork = shared, shared, kept
+    mapping.is_clear_writable = shared
     assert lib.capshm_map_object(mapping) == lib.STATUS_OK, os.strerror(ffi.errno)
     return capability.make(address, lib.METADATA_ROOT, tag=True).with_bounds(length).with_permissions(MEMORY)
 

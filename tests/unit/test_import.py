@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import capshm
+
 PROGRAM = """
 import os, sys
 import capshm, capshm.testing
@@ -30,3 +32,27 @@ def test_import_attaches_nothing() -> None:
         "assert os.listdir('/proc/self/fd') == before"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+CLIENT = """
+import sys
+for name in sys.argv[1:]:
+    sys.modules.pop(name, None)  # the hook of an editable installation has imported what it likes
+import capshm
+capshm.attach()
+print(*sys.modules)
+"""
+DEAR = (
+    "asyncio dataclasses inspect json msgspec multiprocessing pathlib psutil re rich socket "
+    "sortedcontainers structlog subprocess threading typing"
+)
+
+
+def test_a_program_that_attaches_imports_little() -> None:
+    """None of what would make each emulated process start late: not even `re` and `typing`, nor what brings them."""
+    with capshm.Machine() as machine:
+        command = [sys.executable, "-c", CLIENT, *DEAR.split()]
+        with machine.spawn(command, stdout=subprocess.PIPE) as program:
+            modules = program.communicate()[0].decode().split()
+    assert "capshm.client" in modules
+    assert set(DEAR.split()) & set(modules) == set()

@@ -35,6 +35,18 @@ def _refusal(call: object, *arguments: object) -> tuple[int | None, str]:
 
 @pytest.mark.slow
 @isolated()
+def test_what_is_left_behind_can_be_shown() -> None:
+    """After its machine was left a capability still has a repr, so that a traceback with local variables works."""
+    with capshm.Machine():
+        value = bsd.malloc(16)
+        assert hex(value.address) in repr(value)
+    assert "no machine" in repr(value)
+    with pytest.raises(capshm.NotAttached):
+        str(value)
+
+
+@pytest.mark.slow
+@isolated()
 def test_the_owners_tag_does_not_cross() -> None:
     """The first program of the specification: a child finds no tag in its parent's object, the parent does."""
     with capshm.Machine() as machine:

@@ -152,12 +152,18 @@ def test_i15_a_reservation_as_a_whole() -> None:
 
 @pytest.mark.parametrize("policy", [CheriBSD(), Open(), Isolated()], ids=lambda policy: policy.name)
 def test_f1_private_memory(policy: Policy) -> None:
-    """F1: a private entry is the same in the child, under every policy."""
+    """F1: a private entry has the same rights in the child; only under isolated it is no more the object's."""
     process = Process(policy)
-    pointers = [process.mmap(), process.mmap(prot=RWC, flags=c.MAP_PRIVATE, memory=process.shm())]
+    anonymous, of_object = process.mmap(), process.mmap(prot=RWC, flags=c.MAP_PRIVATE, memory=process.shm())
     child, plan = process.fork()
-    assert [child.at(pointer) for pointer in pointers] == [process.at(pointer) for pointer in pointers]
-    assert plan[1:] == ([], [], [], [])
+    assert child.at(anonymous) == process.at(anonymous)
+    if policy.name == "isolated":
+        assert child.at(of_object) == process.at(of_object)._replace(object=None)
+        assert plan.copies == [(of_object.base, of_object.base + PAGE)]
+    else:
+        assert child.at(of_object) == process.at(of_object)
+        assert plan.copies == []
+    assert (plan.drops, plan.zero, plan.none) == ([], [], [])
     assert child.space.serial == 2
 
 

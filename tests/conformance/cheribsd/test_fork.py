@@ -36,7 +36,7 @@ from tests.conformance.cheribsd.support import (
     store,
     wait_until,
 )
-from tests.faults.processes import Child, ask_child
+from tests.faults.processes import ask_child
 
 pytestmark = pytest.mark.slow
 KINDS = pytest.mark.parametrize("kind", ["shm", "memfd"])
@@ -134,19 +134,17 @@ def test_F3_child_loads_untagged_values(kind: str) -> None:
     """F3: the child loads a capability of the parent without its tag, also one that is stored after the fork."""
     memory = shared(new_object(kind))
     value = store(memory)
-    ours, theirs = socket.socketpair()
 
-    def body() -> None:
+    def body(end: socket.socket) -> None:
         check_stripped(memory, value)
-        theirs.sendall(b"1")
-        later = theirs.recv(16)
+        end.sendall(b"1")
+        later = end.recv(16)
         assert memory.read(16, 16) == later
         assert not memory.load_capability(16).tag
 
-    with Child(body) as child:
-        assert ours.recv(1) == b"1"
-        ours.sendall(bits(store(memory, 16)))
-        assert child.wait() == 0
+    with receiver(body) as end:
+        assert end.recv(1) == b"1"
+        end.sendall(bits(store(memory, 16)))
     check_tagged(memory, value)
 
 
@@ -242,23 +240,21 @@ def test_F8_share_cap_memory_keeps_cap_in_the_child(kind: str) -> None:
     else:
         memory = anonymous(RWC, flags=SHARED_ANON)
     value = store(memory)
-    ours, theirs = socket.socketpair()
 
-    def body() -> None:
+    def body(end: socket.socket) -> None:
         check_tagged(memory, value)
-        theirs.sendall(bits(store(memory, 16)))
-        later = theirs.recv(16)
+        end.sendall(bits(store(memory, 16)))
+        later = end.recv(16)
         assert memory.load_capability(32).tag
         assert memory.read(32, 16) == later
         bsd.mprotect(memory, PAGE, R)
         bsd.mprotect(memory, PAGE, RWC)
 
-    with Child(body) as child:
-        passed = ours.recv(16)
+    with receiver(body) as end:
+        passed = end.recv(16)
         assert memory.load_capability(16).tag
         assert memory.read(16, 16) == passed
-        ours.sendall(bits(store(memory, 32)))
-        assert child.wait() == 0
+        end.sendall(bits(store(memory, 32)))
 
 
 @pytest.mark.parametrize("kind", ["anonymous", "shm", "share-cap"])
@@ -391,19 +387,17 @@ def test_F15_share_cap_is_seen_before_any_copy() -> None:
 
 def orphan(machine: Machine, kind: str = "shm") -> tuple[int, bytes]:
     """A descriptor of an object that holds a capability and whose owner is dead, and the bits of that capability."""
-    ours, theirs = socket.socketpair()
 
-    def body() -> None:
+    def body(end: socket.socket) -> None:
         descriptor = new_object(kind)
         value = store(shared(descriptor))
-        send_descriptor(theirs, descriptor)
-        theirs.sendall(bits(value))
+        send_descriptor(end, descriptor)
+        end.sendall(bits(value))
 
-    with Child(body) as child:
-        descriptor = receive_descriptor(ours)
-        content = ours.recv(16)
-        assert child.wait() == 0
-    wait_until(lambda: all(each.pid != child.pid for each in machine.processes()))
+    with receiver(body) as end:
+        descriptor = receive_descriptor(end)
+        content = end.recv(16)
+    wait_until(lambda: [each.pid for each in machine.processes()] == [os.getpid()])
     return descriptor, content
 
 

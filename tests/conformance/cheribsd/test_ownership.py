@@ -333,16 +333,14 @@ def test_E12_threads_are_one_address_space() -> None:
 @emulated()
 def test_E13_owner_is_not_kept_alive_by_its_objects(machine: Machine) -> None:
     """E13: an object holds no reference to its owner, whose address space ends though the object lives on."""
-    ours, theirs = socket.socketpair()
 
-    def body() -> None:
+    def body(end: socket.socket) -> None:
         descriptor = new_object()
         store(shared(descriptor))
-        send_descriptor(theirs, descriptor)
+        send_descriptor(end, descriptor)
 
-    with Child(body) as child:
-        descriptor = receive_descriptor(ours)
-        assert child.wait() == 0
+    with receiver(body) as end:
+        descriptor = receive_descriptor(end)
     wait_until(lambda: [each.pid for each in machine.processes()] == [os.getpid()])
     (left,) = machine.objects()
     assert left.owner is None

@@ -23,7 +23,7 @@ from tests.conformance.cheribsd.support import (
     shared,
     store,
 )
-from tests.faults.processes import ask_child
+from tests.faults.processes import Child, Event, ask_child
 
 pytestmark = pytest.mark.slow
 POLICIES = pytest.mark.parametrize("policy", ["open", "cheribsd", "isolated"])
@@ -206,3 +206,24 @@ def test_nothing_crosses_by_any_way() -> None:
     value = store(shared(descriptor))
     received = ask_child(lambda: [shared(descriptor, RW).load_capability().tag, os.pread(descriptor, 16, 0)])
     assert received == [False, bits(value)]
+
+
+@pytest.mark.parametrize(("policy", "arrives"), [("isolated", False), ("cheribsd", True)])
+@emulated()
+def test_F1_what_is_stored_after_the_fork(policy: str, arrives: bool) -> None:
+    """F1: a page that nobody has written is still the object's in a child; under isolated it is the child's own."""
+    fd = new_object()
+    origin, mine = shared(fd), private(fd)
+    value = store(origin)
+    stored = Event()
+
+    def body() -> None:
+        stored.wait()
+        check_tagged(mine, value)
+        assert mine.load_capability(16).tag == arrives
+
+    with Child(body) as child:
+        origin.store_capability(16, value)
+        stored.set()
+        assert child.wait() == 0
+    check_tagged(mine, value, 16)

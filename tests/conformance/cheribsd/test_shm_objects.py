@@ -147,13 +147,35 @@ def test_order_no_descriptor_left(machine: Machine) -> None:
     before = machine.objects()
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
-        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)) as caught:
-            bsd.shm_open("/object", CREATE)
+        for path in ("/object", bsd.SHM_ANON):
+            with refused("cheribsd:1.D/7", errno.EMFILE):
+                bsd.shm_open(path, CREATE)
+        with refused("cheribsd:1.D/7", errno.EMFILE):
+            bsd.memfd_create("object")
+        with refused("cheribsd:1.D/6", errno.EINVAL):
+            bsd.shm_open("object", CREATE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert caught.value.errno == errno.EMFILE
     assert machine.objects() == before
     check_usable(new_named("/object"))
+
+
+@emulated()
+def test_no_descriptor_left_for_a_mapping(machine: Machine) -> None:
+    """1.D, 1.A: a mapping that needs descriptors of this process's, and finds none free, is not there afterwards."""
+    descriptor = new_object()
+    before = machine.mappings(os.getpid()), machine.objects()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with refused("host", errno.EMFILE):
+            shared(descriptor)
+        with refused("host", errno.EMFILE):
+            anonymous(RWC, flags=bsd.MAP_ANON | bsd.MAP_SHARED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (machine.mappings(os.getpid()), machine.objects()) == before
+    check_usable(descriptor)
 
 
 @emulated()

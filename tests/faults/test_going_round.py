@@ -1,0 +1,462 @@
+"""Going round capshm with what every process has: raw system calls, ctypes, its own /proc. The table of design.md 1.1.
+
+The kernel holds the broker's decisions: so a process gets no tag, and no write, that it has no right to. Bodies run as
+a plain user where root could do more than the table promises.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import re
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from capshm import Capability, CapshmError, Machine, Refused, client
+from capshm import cheribsd as bsd
+from tests.faults.isolation import isolated
+from tests.faults.plain_user import become_plain
+from tests.faults.processes import Child, Event, ask_child
+from tests.faults.residue import Residue, descriptors, maps
+from tests.faults.test_fork import FORKS
+
+_READ, _WRITE = 1, 2
+_DATA = bsd.PROT_READ | bsd.PROT_WRITE
+_ALL = _DATA | bsd.PROT_CAP
+_SIZE = 8192
+_SYS_PIDFD_GETFD = 438
+_PTRACE_SEIZE = 0x4206
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+
+
+@contextmanager
+def _machine(**settings: object) -> Iterator[Machine]:
+    with Residue("") as residue, Machine(**settings) as machine:  # type: ignore[arg-type]
+        residue.name = machine.name
+        yield machine
+
+
+def _object(*, is_share_cap: bool = False) -> int:
+    fd = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR | (bsd.O_SHARECAP if is_share_cap else 0))
+    os.ftruncate(fd, _SIZE)
+    return fd
+
+
+def _connection() -> socket.socket:
+    """This process's connection to the broker, past all that guards it."""
+    held = client.current()._connection
+    assert held is not None
+    assert held._socket is not None
+    return held._socket
+
+
+def _areas(name: str) -> list[tuple[int, int, str]]:
+    """Start, end and permissions of what this process has mapped of a sideband."""
+    found = []
+    for line in maps(os.getpid()):
+        if name in line:
+            start, end, permissions = re.match(r"(\w+)-(\w+) (\S+)", line).groups()  # type: ignore[union-attr]
+            found.append((int(start, 16), int(end, 16), permissions))
+    return found
+
+
+def _raw_protect(address: int, protection: int) -> int:
+    """The errno of mprotect(2) on a page."""
+    ctypes.set_errno(0)
+    answer = _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(4096), protection)
+    return ctypes.get_errno() if answer else 0
+
+
+def _write_through_proc(address: int) -> int:
+    """The errno of writing a byte to /proc/self/mem."""
+    memory = os.open("/proc/self/mem", os.O_RDWR)
+    try:
+        os.pwrite(memory, b"!", address)
+    except OSError as error:
+        return error.errno or 0
+    finally:
+        os.close(memory)
+    return 0
+
+
+def _check_read_only(address: int) -> None:
+    """Nothing that a process can do makes this page of it writable."""
+    assert _raw_protect(address, _READ | _WRITE) == errno.EACCES
+    assert _write_through_proc(address) in (errno.EIO, errno.EFAULT)
+    file = f"/proc/self/map_files/{address:x}-"
+    for entry in os.listdir("/proc/self/map_files") if os.getuid() else []:
+        if entry.startswith(file.rpartition("/")[2]):
+            with pytest.raises(PermissionError):
+                os.open(f"/proc/self/map_files/{entry}", os.O_RDWR)
+
+
+def _has_tags() -> bool:
+    """Whether anything of any tags is open or mapped here."""
+    return any("capshm-tags" in line for line in maps(os.getpid()) + descriptors(os.getpid()))
+
+
+@pytest.mark.slow
+@isolated()
+def test_without_capability_permission_there_are_no_tags() -> None:
+    """A process without capability permission has neither a descriptor nor a mapping of tags, and raw stores untag."""
+    become_plain()
+    with _machine():
+        fd = _object()
+        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
+        area.store_capability(0, area)
+        area.store_capability(16, area)
+
+        def body() -> None:
+            with pytest.raises(Refused):
+                bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
+            data = bsd.mmap(None, _SIZE, _DATA | bsd.PROT_NO_CAP, bsd.MAP_SHARED, fd)
+            assert not _has_tags()
+            raw = _libc.mmap(None, ctypes.c_size_t(_SIZE), _READ | _WRITE, 1, fd, ctypes.c_long(0))
+            ctypes.memmove(raw, b"other bytes than before", 16)
+            assert not data.load_capability(16).tag
+
+        with Child(body) as child:
+            assert child.wait() == 0
+        assert not area.load_capability(0).tag
+        assert area.load_capability(16).tag
+        os.close(fd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fork", ["hooks", *FORKS])
+@isolated()
+def test_fork_takes_owner_bound_tags_from_the_kernel_on(fork: str) -> None:
+    """After a fork, by the hooks or by raw ones, the tags of the parent's objects are not in the child's memory."""
+    become_plain()
+    with _machine():
+        fd = _object()
+        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
+        area.store_capability(0, area)
+        assert len(_areas("capshm-tags")) == 2
+
+        def body() -> None:
+            assert not _has_tags()
+
+        with Child(body, fork=FORKS.get(fork, os.fork)) as child:
+            assert child.wait() == 0
+        assert area.load_capability(0).tag
+        os.close(fd)
+
+
+@pytest.mark.slow
+@isolated()
+def test_knob_takes_shared_tags_from_children() -> None:
+    """A child of a process that may not share capabilities has no tags of shared objects in its memory either."""
+    become_plain()
+    with _machine():
+        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
+        area.store_capability(0, area)
+        bsd.procctl(bsd.PROC_SHARECAP_CTL, bsd.PROC_SHARECAP_DISABLE)
+
+        def body() -> None:
+            assert not area.load_capability(0).tag
+            assert not _has_tags()
+
+        with Child(body) as child:
+            assert child.wait() == 0
+        assert area.load_capability(0).tag
+        bsd.procctl(bsd.PROC_SHARECAP_CTL, bsd.PROC_SHARECAP_ENABLE)
+        assert ask_child(lambda: area.load_capability(0).tag)
+
+
+@pytest.mark.slow
+@isolated()
+def test_load_only_tags_stay_read_only() -> None:
+    """Where capabilities may only be loaded, tags are mapped read-only and Linux refuses more, by every way."""
+    become_plain()
+    with _machine():
+        fd = _object(is_share_cap=True)
+        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
+        area.store_capability(0, area)
+
+        def body() -> None:
+            bsd.munmap(area, _SIZE)
+            reading = bsd.PROT_READ | bsd.PROT_CAP
+            mine = bsd.mmap(None, _SIZE, reading | bsd.PROT_MAX(reading), bsd.MAP_SHARED, fd)
+            assert mine.load_capability(0).tag
+            areas = _areas("capshm-tags")
+            assert areas
+            for start, end, permissions in [*areas, *_areas("capshm-clear")]:
+                assert permissions == "r--s"
+                for page in range(start, end, 4096):
+                    _check_read_only(page)
+            with pytest.raises(CapshmError):
+                mine.store_capability(0, mine)
+
+        with Child(body) as child:
+            assert child.wait() == 0
+        assert area.load_capability(0).tag
+        os.close(fd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharing", ["MAP_SHARED", "MAP_PRIVATE"])
+@isolated()
+def test_tags_of_a_private_mapping_stay_read_only(sharing: str) -> None:
+    """MAP_PRIVATE, and a maximum without WRITE, give no way to change an object's tags, nor to clear any."""
+    become_plain()
+    with _machine():
+        fd = _object(is_share_cap=True)
+        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
+        area.store_capability(0, area)
+
+        def body() -> None:
+            bsd.munmap(area, _SIZE)
+            if sharing == "MAP_PRIVATE":
+                mine = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_PRIVATE, fd)
+                mine.store_capability(16, mine)
+            else:
+                bsd.mmap(None, _SIZE, bsd.PROT_READ | bsd.PROT_MAX(bsd.PROT_READ), bsd.MAP_SHARED, fd)
+            assert _areas("capshm-clear")
+            for start, _, _ in _areas("capshm-tags") + _areas("capshm-clear"):
+                _check_read_only(start)
+
+        with Child(body) as child:
+            assert child.wait() == 0
+        assert area.load_capability(0).tag
+        os.close(fd)
+
+
+@pytest.mark.slow
+@isolated()
+def test_maximum_without_write_holds() -> None:
+    """Data whose maximum has no WRITE cannot be made writable, though the descriptor could write."""
+    become_plain()
+    with _machine():
+        fd = _object()
+        area = bsd.mmap(None, _SIZE, bsd.PROT_READ | bsd.PROT_MAX(bsd.PROT_READ), bsd.MAP_SHARED, fd)
+        with pytest.raises(Refused):
+            bsd.mprotect(area, _SIZE, _DATA)
+        _check_read_only(area.address)
+        os.close(fd)
+
+
+@pytest.mark.slow
+@isolated()
+def test_read_only_descriptor_is_not_reopened_for_writing() -> None:
+    """A plain user cannot get a writable descriptor of an object from one that only reads, however it came by it."""
+    become_plain()
+    with _machine():
+        writing = bsd.shm_open("/round", os.O_RDWR | os.O_CREAT)
+        os.ftruncate(writing, _SIZE)
+        reading = bsd.shm_open("/round", os.O_RDONLY)
+        with pytest.raises(PermissionError):
+            os.open(f"/proc/self/fd/{reading}", os.O_RDWR)
+        with pytest.raises(PermissionError):
+            os.truncate(f"/proc/self/fd/{reading}", 0)
+        with pytest.raises(Refused):
+            bsd.mmap(None, _SIZE, _DATA, bsd.MAP_SHARED, reading)
+        bsd.shm_unlink("/round")
+        os.close(writing)
+        os.close(reading)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fork", FORKS)
+@isolated()
+def test_stranger_on_an_inherited_connection(fork: str) -> None:
+    """Packets that a child sends on its parent's connection are recorded, not answered, and do not spoil it."""
+    with _machine() as machine:
+        connection = _connection().fileno()
+
+        def body() -> None:
+            stolen = socket.socket(fileno=os.dup(connection))
+            for do in ("processes", "leave", "end"):
+                stolen.send(json.dumps({"do": do, "n": 1 << 40}).encode())
+            with pytest.raises(BlockingIOError):
+                stolen.recv(1, socket.MSG_DONTWAIT)
+
+        with Child(body, fork=FORKS[fork]) as child:
+            assert child.wait() == 0
+            assert [each.pid for each in machine.processes()] == [os.getpid()]
+            strangers = [each for each in machine.audit() if each.event == "stranger"]
+            assert [each.pid for each in strangers] == [child.pid] * 3
+            assert not any(each.allowed for each in strangers)
+
+
+@pytest.mark.slow
+@isolated()
+def test_page_table_in_the_hands_of_its_owner() -> None:
+    """A process that gives itself every permission in its own core has still no tag: there is no sideband to read."""
+    with _machine():
+        fd = _object()
+        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
+        area.store_capability(0, area)
+
+        def body() -> None:
+            from capshm._native import lib
+
+            everything = lib.PAGE_READ | lib.PAGE_WRITE | lib.PAGE_LOAD_CAP | lib.PAGE_STORE_CAP
+            lib.capshm_protect(area.address, _SIZE, everything)
+            assert not area.load_capability(0).tag
+            with pytest.raises(CapshmError):
+                area.store_capability(32, area)
+
+        with Child(body) as child:
+            assert child.wait() == 0
+        assert area.load_capability(0).tag
+        os.close(fd)
+
+
+# Hardened: other processes of the same user
+
+
+def _looks(pid: int) -> dict[str, Callable[[], object]]:
+    """Ways to look into another process of the same user."""
+
+    def trace() -> None:
+        if _libc.ptrace(_PTRACE_SEIZE, pid, None, None):
+            raise OSError(ctypes.get_errno(), "ptrace")
+
+    def get_descriptor() -> None:
+        pidfd = os.pidfd_open(pid)
+        fd = _libc.syscall(_SYS_PIDFD_GETFD, pidfd, 0, 0)
+        reason = ctypes.get_errno()
+        os.close(pidfd)
+        if fd < 0:
+            raise OSError(reason, "pidfd_getfd")
+
+    def read_memory() -> None:
+        byte = ctypes.create_string_buffer(1)
+        here = struct.pack("@PN", ctypes.addressof(byte), 1)
+        there = struct.pack("@PN", 0x5500_0000_0000, 1)
+        if _libc.process_vm_readv(pid, here, 1, there, 1, 0) < 0 and ctypes.get_errno() != errno.EFAULT:
+            raise OSError(ctypes.get_errno(), "process_vm_readv")
+
+    return {
+        "mem": lambda: os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR)),
+        "read mem": lambda: os.close(os.open(f"/proc/{pid}/mem", os.O_RDONLY)),
+        "maps": lambda: os.close(os.open(f"/proc/{pid}/maps", os.O_RDONLY)),
+        "fd": lambda: os.readlink(f"/proc/{pid}/fd/0"),
+        "pidfd_getfd": get_descriptor,
+        "process_vm_readv": read_memory,
+        "ptrace": trace,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_hardened", [False, True])
+@isolated()
+def test_hardened_machine_cannot_be_looked_into(is_hardened: bool) -> None:
+    """Hardened, nobody of the same user opens memory or descriptors of broker and clients; else, the same user may."""
+    become_plain()
+    stranger_may_begin, stranger_ends = Event(), Event()
+    pids, tell = os.pipe()
+
+    def look() -> None:
+        stranger_may_begin.wait()
+        for pid in (int(each) for each in os.read(pids, 100).split()):
+            for name, way in _looks(pid).items():
+                try:
+                    way()
+                    is_open = True
+                except PermissionError:
+                    is_open = False
+                assert is_open is not is_hardened, f"{name} of {pid}"
+        stranger_ends.wait()
+
+    stranger = Child(look)
+    with Machine(hardened=is_hardened) as machine:
+        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
+        area.store_capability(0, area)
+        own = _object()
+
+        def wait() -> None:
+            assert area.load_capability(0).tag
+            stranger_ends.wait()
+
+        with Child(wait) as child:
+            os.write(tell, f"{machine.broker_pid} {child.pid} {os.getpid()}".encode())
+            stranger_may_begin.set()
+            stranger_ends.set()
+            assert stranger.wait() == 0
+            assert child.wait() == 0
+        os.close(own)
+    os.close(os.open("/proc/self/mem", os.O_RDWR))  # what was taken away is given back
+
+
+@pytest.mark.slow
+@isolated()
+def test_hardened_machine_without_broker_ends_its_processes() -> None:
+    """When the broker of a hardened machine was killed, leaving the machine still finds and ends all processes."""
+    become_plain()
+    with Residue("") as residue:
+        machine = Machine(hardened=True)
+        residue.name = machine.name
+        with machine:
+            area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
+            waiting = Event()
+            children = [Child(lambda: waiting.wait() if area.tag else None) for _ in range(3)]
+            while len(machine.processes()) < 4:
+                os.sched_yield()
+            os.kill(machine.broker_pid, 9)
+        assert [child.wait() for child in children] == [-9] * 3
+        waiting.close()
+
+
+# Bad packets
+
+
+_PACKETS: dict[str, bytes] = {
+    "empty": b"",
+    "no JSON": b"\xff\xfe\x00",
+    "deep": b"[" * 60000,
+    "number": b"7",
+    "no request": b"{}",
+    "unknown request": b'{"do":"fly","n":1}',
+    "unknown field": b'{"do":"processes","n":1,"wings":2}',
+    "wrong type": b'{"do":"mappings","n":1,"pid":"one"}',
+    "negative number": b'{"do":"processes","n":-1}',
+    "huge number": b'{"do":"unmap","n":1,"address":123456789012345678901234567890,"length":1}',
+    "negative address": b'{"do":"unmap","n":1,"address":-4096,"length":4096}',
+    "bad pointer": b'{"do":"unmap","n":1,"address":[1,2],"length":4096}',
+    "fork without descriptor": b'{"do":"fork","n":1}',
+    "forked without fork": b'{"do":"forked","n":1}',
+    "attached twice": b'{"do":"attach","n":1,"layout":"x"}',
+    "undo of nothing": b'{"do":"undo","n":1,"start":1,"end":18446744073709551615}',
+    "long name": b'{"do":"memfd_create","n":1,"flags":0,"name":"' + b"x" * 4096 + b'"}',
+    "null in name": b'{"do":"memfd_create","n":1,"flags":0,"name":"a\\u0000b"}',
+    "lone surrogate": b'{"do":"shm_unlink","n":1,"path":"/\\ud800"}',
+    "too long": b" " * 200_000,
+}
+
+
+@pytest.mark.slow
+@isolated()
+def test_bad_packets() -> None:
+    """Whatever a member sends, the broker answers or cuts it off, and goes on for everybody else."""
+    with _machine() as machine:
+        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
+        before = machine.mappings(os.getpid())
+        held = len(descriptors(machine.broker_pid))
+        for name, packet in _PACKETS.items():
+            for is_carrying in (False, True):
+
+                def body(packet: bytes = packet, is_carrying: bool = is_carrying) -> None:
+                    mine = _connection()
+                    fds = [0, 0, 0] if is_carrying else []
+                    if is_carrying:
+                        socket.send_fds(mine, [packet], fds)
+                    else:
+                        mine.send(packet)
+                    mine.recv(1 << 16)
+
+                with Child(body) as child:
+                    assert child.wait() == 0, name
+        while len(machine.processes()) > 1:
+            os.sched_yield()
+        assert machine.mappings(os.getpid()) == before
+        assert len(descriptors(machine.broker_pid)) == held
+        area.store_capability(0, area)
+        assert ask_child(lambda: area.load_capability(0).tag)
