@@ -55,7 +55,8 @@ class Machine:
     raises LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
     (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading mappings back from /proc/PID/smaps,
     work on stopped processes, debuggers, core files; and if the broker is killed, finding processes that were forked
-    without hooks. audit: path of a file to be made; None keeps the audit in memory. name: of the machine, as `capshm.attach` takes it.
+    without hooks. audit: path of a file to be made; None keeps the audit in memory. name: of the machine, as
+    `capshm.attach` takes it.
 
     ValueError and TypeError: an argument is wrong. CapshmError: this process is in a machine already, the name is in
     use, or the broker could not start. Nothing is left then.

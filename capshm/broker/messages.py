@@ -68,7 +68,7 @@ class Undo(Message, frozen=True, tag="undo"):
 
 
 class Revert(Message, frozen=True, tag="revert"):
-    """Linux refused to carry out the last `unmap`, `protect`, `inherit` or `shmdt`: from `start` on all is as before."""
+    """Linux refused to carry out the last `unmap`, `protect`, `inherit` or `shmdt`: nothing from `start` on is new."""
 
     start: Word
 

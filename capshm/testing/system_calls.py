@@ -50,8 +50,9 @@ class _SystemCallInfo(ctypes.Structure):
 class CallStepper:
     """A process under control: halted somewhere at first, then at the entries of system calls.
 
-    pid: of the process. is_traced: it is halted by this process already. call: number of the system call at whose entry it is, -1 before the first. A context manager:
-    at the end a child that `run` has made is killed, if need be, and reaped; any other process is let go.
+    pid: of the process. is_traced: it is halted by this process already. call: number of the system call at whose entry
+    it is, -1 before the first. A context manager: at the end a child that `run` has made is killed, if need be, and
+    reaped; any other process is let go.
     """
 
     def __init__(self, pid: int, *, is_traced: bool = False) -> None:

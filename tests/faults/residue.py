@@ -9,6 +9,11 @@ from typing import Self
 from capshm.broker import audit
 
 
+def names_in(folder: str) -> list[str]:
+    """The names of a folder's entries."""
+    return [entry.name for entry in os.scandir(folder)]
+
+
 def descriptors(pid: int) -> list[str]:
     """What the descriptors of a process are, by number; one that is closed meanwhile is left out."""
     found = {}
@@ -30,7 +35,7 @@ def maps(pid: int) -> list[str]:
 
 def threads(pid: int) -> int:
     """How many threads a process has."""
-    return len(os.listdir(f"/proc/{pid}/task"))
+    return len(names_in(f"/proc/{pid}/task"))
 
 
 def resident(pid: int) -> int:
@@ -53,7 +58,7 @@ def _stat(pid: int) -> tuple[str, int, int] | None:
 def others_in_session() -> list[int]:
     """The living processes of this session, and what this process has not reaped."""
     found = []
-    for name in os.listdir("/proc"):
+    for name in names_in("/proc"):
         if name.isdigit() and int(name) != os.getpid():
             stat = _stat(int(name))
             if stat is not None and stat[2] == os.getsid(0) and (stat[0] not in "ZX" or stat[1] == os.getpid()):
@@ -99,7 +104,7 @@ class Residue:
     def __enter__(self) -> Self:
         self._pid = os.getpid()
         self._descriptors = descriptors(os.getpid())
-        self._names = set(os.listdir("/dev/shm"))
+        self._names = set(names_in("/dev/shm"))
         self._threads = threads(os.getpid())
         return self
 
@@ -117,12 +122,12 @@ class Residue:
         assert threads(os.getpid()) == self._threads
         assert not [line for line in maps(os.getpid()) if "capshm" in line and "memfd" in line]
         assert not _is_listening(self.name)
-        left = set(os.listdir("/dev/shm")) - self._names
+        left = set(names_in("/dev/shm")) - self._names
         for _ in range(1000):  # a name of another test's machine is gone after some microseconds
             if not left:
                 break
             os.sched_yield()
-            left &= set(os.listdir("/dev/shm"))
+            left &= set(names_in("/dev/shm"))
         assert not left
         if self._log is not None:
             count, findings = audit.check(str(self._log))
