@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from bench import report
+from bench import growth, report
 from bench.figures import FIGURES
 from bench.run import BenchError, run
 from native.variants import ROOT
@@ -22,6 +22,7 @@ examples:
   python -m bench                                     everything; a minute
   python -m bench --quick --only python_store         a first look at one figure
   python -m bench --only sweep_0 sweep_1 --repeats 15
+  python -m bench --growth --only fork                one figure, and how costs grow with size
   python -m bench --readme                            put the last run's table into README.md, measure nothing
 
 how to read it:
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="where the document goes, all samples included (build/bench.json)",
     )
+    parser.add_argument("--growth", action="store_true", help="also how costs grow with size; minutes more")
     parser.add_argument("--list", action="store_true", help="show keys, goals and limits; measure nothing")
     parser.add_argument(
         "--readme",
@@ -72,7 +74,8 @@ def _show_list() -> None:
 def _measure(options: argparse.Namespace, repeats: int) -> None:
     figures = [figure for figure in FIGURES if not options.only or figure.key in options.only]
     samples = run(figures, repeats, quick=options.quick, progress=_say)
-    found = report.document(figures, samples, repeats, quick=options.quick)
+    curves = growth.measure(_say) if options.growth else []
+    found = report.document(figures, samples, repeats, quick=options.quick, growth=curves)
     print(report.text(found), flush=True)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

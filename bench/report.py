@@ -7,7 +7,7 @@ import platform
 import statistics
 import textwrap
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -51,8 +51,22 @@ class FigureResult(TypedDict):
     samples: list[list[float]]
 
 
+class Curve(TypedDict):
+    """How a cost grows. points: [size, microseconds]; slope: the exponent of the power that fits them best; per_unit:
+    microseconds that one more unit costs, between the ends.
+    """
+
+    key: str
+    what: str
+    unit: str
+    conditions: str
+    points: list[list[float]]
+    slope: float
+    per_unit: float
+
+
 class Document(TypedDict):
-    """What `--json` writes. canary: microseconds, None where two processes cannot spin."""
+    """What `--json` writes. canary: microseconds, None where two processes cannot spin. growth: with --growth only."""
 
     format: int
     capshm: str
@@ -66,6 +80,7 @@ class Document(TypedDict):
     repeats: int
     canary: Spread | None
     figures: list[FigureResult]
+    growth: list[Curve]
 
 
 def spread(numbers: Sequence[float]) -> Spread:
@@ -95,7 +110,9 @@ def summarize(figure: Figure, samples: Sequence[Sample]) -> FigureResult:
     }
 
 
-def document(figures: Iterable[Figure], samples: Samples, repeats: int, *, quick: bool) -> Document:
+def document(
+    figures: Iterable[Figure], samples: Samples, repeats: int, *, quick: bool, growth: Sequence[Curve] = ()
+) -> Document:
     """Everything about a run."""
     return {
         "format": 1,
@@ -110,6 +127,7 @@ def document(figures: Iterable[Figure], samples: Samples, repeats: int, *, quick
         "repeats": repeats,
         "canary": spread(samples.canary) if samples.canary else None,
         "figures": [summarize(figure, samples.figures[figure.key]) for figure in figures],
+        "growth": list(growth),
     }
 
 
@@ -157,7 +175,19 @@ def text(found: Document) -> str:
         keys = [figure["key"] for figure in found["figures"] if figure["conditions"] == conditions]
         lines += ["", f"{', '.join(keys)}:"]
         lines += textwrap.wrap(conditions, WIDTH, initial_indent="    ", subsequent_indent="    ")
+    if found["growth"]:
+        lines += ["", *_growth(found["growth"])]
     return "\n".join(lines)
+
+
+def _growth(curves: Iterable[Curve]) -> Iterator[str]:
+    """Of each curve the points in one line, and what they say in another."""
+    for curve in curves:
+        points = ", ".join(f"{size:g}: {number(cost)}" for size, cost in curve["points"])
+        yield f"{curve['key']}: {curve['what']}"
+        yield from textwrap.wrap(curve["conditions"], WIDTH, initial_indent="    ", subsequent_indent="    ")
+        yield f"    µs by {curve['unit']}: {points}"
+        yield f"    grows as {curve['unit']}^{curve['slope']:.2f}; one more costs {number(curve['per_unit'])} µs"
 
 
 def _heading(found: Document) -> list[str]:

@@ -39,6 +39,7 @@ GRANULE: int = lib.GRANULE_SIZE
 
 _WORD_END = 1 << 64
 _STORES = Permissions.STORE | Permissions.STORE_CAP  # of a tagged value
+_TAG: int = lib.RIGHT_TAG
 _UNSEALED: int = lib.OBJECT_TYPE_UNSEALED
 _SENTRY: int = lib.OBJECT_TYPE_SENTRY
 _LARGE_READ = 1 << 20
@@ -108,6 +109,15 @@ class Capability:
     def _words(self) -> tuple[int, int]:
         value = self._inspect().value
         return value.address, value.metadata
+
+    def _describe(self) -> tuple[int, int, int, int, bool, bool]:
+        """Address, base, top, raw permissions, tag, is_sealed: all that a broker is told, at one look."""
+        held = self._inspect()
+        address: int = held.value.address
+        out = ffi.new("struct capshm_decoded *")
+        lib.capshm_decode(held.value.metadata, address, out)
+        top = out.top_carry << 64 | out.top
+        return address, out.base, top, out.permissions, bool(held.rights & _TAG), out.object_type != _UNSEALED
 
     def _decode(self) -> encoding.Decoded:
         address, metadata = self._words()

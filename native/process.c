@@ -29,6 +29,7 @@ struct process process = {.lock_timeout = DEFAULT_LOCK_TIMEOUT};
 /* Wiped by fork: is_attached is false in a child until the hook has run there. */
 struct members {
     bool is_attached;
+    uint32_t used; /* no member from here on was ever used */
     struct gate_member members[MEMBERS];
 };
 
@@ -67,7 +68,7 @@ static void lock_all_regions(bool is_private_too) {
 
 static uint32_t count_members(void) {
     uint32_t count = 0;
-    for (uint32_t number = 0; number < MEMBERS; number++)
+    for (uint32_t number = 0; number < members->used; number++)
         count += members->members[number].slot != NULL;
     return count;
 }
@@ -85,6 +86,8 @@ static enum status add_member(void) {
         atomic_store(&member->seen, SEEN_NOTHING);
         if (!gate_claim_slot(process.gate, member, sideband_recover_target))
             return STATUS_NO_MEMORY;
+        if (number >= members->used)
+            members->used = number + 1;
         thread_member = member;
         pthread_setspecific(thread_end_key, member);
         return STATUS_OK;
@@ -93,13 +96,18 @@ static enum status add_member(void) {
 }
 
 static void keep_others_out(void) {
-    for (uint32_t number = 0; number < MEMBERS; number++) {
-        if (members->members[number].slot != NULL && &members->members[number] != thread_member)
-            atomic_store(&members->members[number].seen, SEEN_NOTHING);
+    bool has_others = false;
+    for (uint32_t number = 0; number < members->used; number++) {
+        if (members->members[number].slot == NULL || &members->members[number] == thread_member)
+            continue;
+        has_others = true;
+        atomic_store(&members->members[number].seen, SEEN_NOTHING);
     }
+    if (!has_others)
+        return; /* and none comes: a thread becomes a member with the lock in hand */
     /* Partner: the compiler barrier in gate_try_enter. */
     syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
-    for (uint32_t number = 0; number < MEMBERS; number++) {
+    for (uint32_t number = 0; number < members->used; number++) {
         const struct gate_member *const member = &members->members[number];
         while (member != thread_member && member->slot != NULL &&
                atomic_load_explicit(&member->slot->in_operation, memory_order_acquire) != 0)
@@ -270,7 +278,7 @@ static void detach(void) {
     private_forget(address_space.arena_base, address_space.arena_size);
     page_table_reset();
     register_file_forget();
-    for (uint32_t number = 0; number < MEMBERS; number++) {
+    for (uint32_t number = 0; number < members->used; number++) {
         if (members->members[number].slot != NULL)
             gate_release_slot(&members->members[number]);
     }

@@ -259,8 +259,7 @@ def as_argument(addr: Address) -> Argument:
         return None
     if not isinstance(addr, Capability):
         return word("addr", addr)
-    held = addr._decode()
-    return [addr.address, held.base, held.top, held.permissions, addr.tag, addr.is_sealed]
+    return addr._describe()
 
 
 def word(what: str, value: SupportsIndex) -> int:

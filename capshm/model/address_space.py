@@ -63,13 +63,17 @@ class Entry(NamedTuple):
 
     def part(self, start: int, end: int) -> Entry:
         """What of it lies in a range."""
+        if start <= self.start and self.end <= end:
+            return self
         start, end = max(start, self.start), min(end, self.end)
         offset = self.offset + start - self.start if self.object is not None else 0
         return self._replace(start=start, end=end, offset=offset)
 
     def joins(self, after: Entry) -> bool:
         """Whether it and the entry behind it are one."""
-        return self.end == after.start and self == after._replace(
+        if self.end != after.start or self.current is not after.current:
+            return False
+        return self == after._replace(
             start=self.start, end=self.end, offset=after.offset - self.length if after.object is not None else 0
         )
 
@@ -151,7 +155,9 @@ class AddressSpace:
 
     def replace(self, entry: Entry) -> list[Entry]:
         """Put an entry where there may be others, in its reservation. Returned: the parts that it took the place of."""
-        taken = self._cut(entry.start, entry.end)
+        old = self.entries.get(entry.start)
+        # The same place is the common case, and needs no room to be made.
+        taken = [old] if old is not None and old.end == entry.end else self._cut(entry.start, entry.end)
         self._insert(entry)
         return taken
 
@@ -189,15 +195,16 @@ class AddressSpace:
         return taken
 
     def _insert(self, entry: Entry) -> None:
+        """Where nothing is, or one entry that is replaced."""
+        after = self.entries.get(entry.end)
+        if after is not None and entry.joins(after):
+            del self.entries[after.start]
+            entry = entry._replace(end=after.end)
         index = self.entries.bisect_left(entry.start)
-        if index < len(self.entries):
-            after = self.entries.peekitem(index)[1]
-            if entry.joins(after):
-                del self.entries[after.start]
-                entry = entry._replace(end=after.end)
         if index > 0:
             before = self.entries.peekitem(index - 1)[1]
             if before.joins(entry):
+                self.entries.pop(entry.start, None)
                 entry = before._replace(end=entry.end)
         self.entries[entry.start] = entry
 
@@ -241,6 +248,11 @@ def check_entry(entry: Entry) -> None:
 
 def _overlapping(items: SortedDict[int, _Item], start: int, end: int) -> Iterator[_Item]:
     index = max(items.bisect_right(start) - 1, 0)
+    if index < len(items):
+        item = items.peekitem(index)[1]
+        if item.start <= start < end <= item.end:  # the common case, quicker
+            yield item
+            return
     for key in items.islice(index):
         item = items[key]
         if item.start >= end:

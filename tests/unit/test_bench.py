@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench import report
+from bench import growth, report
 from bench.figures import CANARY, FIGURES, Figure, Goal, Program
 from bench.run import BenchError, Sample, Samples, needed, read_lines, resolve
 from native.variants import ROOT
@@ -192,6 +192,32 @@ def test_what_is_missing_is_named() -> None:
     lines = {line.key: line for line in read_lines('{"key": "jump", "value": 1, "limit": null}')}
     with pytest.raises(BenchError, match="no limit for jump"):
         resolve([a_figure()], lines)
+
+
+# Growth
+
+
+@pytest.mark.parametrize(("power", "factor"), [(0, 7), (1, 2), (0.5, 3), (2, 0.1)])
+def test_the_slope_is_the_exponent(power: float, factor: float) -> None:
+    """Of points on a power law, exactly; what one more unit costs is counted between the ends."""
+    points = [[size, factor * size**power] for size in (1.0, 4, 16, 64, 256)]
+    found = growth.curve("jumps", "jumping", "flea", "on grass", points)
+    assert found["slope"] == pytest.approx(power)
+    assert found["per_unit"] == pytest.approx((points[-1][1] - factor) / 255)
+
+
+def test_growth_is_in_the_report() -> None:
+    """With its points and its slope in a line each; without curves nothing is said."""
+    points = [[1.0, 10], [100.0, 20]]
+    found = a_document(1)
+    assert "grows" not in report.text(found)
+    found["growth"] = [growth.curve("jumps", "jumping", "flea", "on grass", points)]
+    assert report.text(found).splitlines()[-4:] == [
+        "jumps: jumping",
+        "    on grass",
+        "    µs by flea: 1: 10, 100: 20",
+        "    grows as flea^0.15; one more costs 0.101 µs",
+    ]
 
 
 # Table, document, README

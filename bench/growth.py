@@ -1,0 +1,149 @@
+"""How cost grows with size: `python -m bench --growth`.
+
+A curve is measured from its smallest size to its largest; each point is the fastest of some slices. What it states is
+the exponent of the power that fits best (least squares of the logarithms): 0 for a cost that does not depend on the
+size, 1 for one that is proportional; and what one more unit costs between the ends of the curve.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from time import perf_counter_ns
+
+import capshm
+from bench.limits.fork import Forker
+from bench.report import Curve
+from capshm import cheribsd
+
+PAGE = 4096
+PROCESSES = (1, 4, 16, 64, 256)
+MAPPINGS = (1, 100, 10_000)
+FORK_MEMORY = (1, 4, 16, 64, 256)  # MiB
+_REQUESTS = 100
+
+
+def slope(points: Sequence[Sequence[float]]) -> float:
+    """The exponent of the power law through at least two points of different sizes."""
+    x = [math.log(size) for size, _ in points]
+    y = [math.log(cost) for _, cost in points]
+    middle, height = sum(x) / len(x), sum(y) / len(y)
+    rise = sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True))
+    return rise / sum((a - middle) ** 2 for a in x)
+
+
+def curve(key: str, what: str, unit: str, conditions: str, points: list[list[float]]) -> Curve:
+    """With what is stated about its points."""
+    (first, least), (last, most) = points[0], points[-1]
+    return {
+        "key": key,
+        "what": what,
+        "unit": unit,
+        "conditions": conditions,
+        "points": points,
+        "slope": round(slope(points), 3),
+        "per_unit": (most - least) / (last - first),
+    }
+
+
+def _round_trip(pages: capshm.Capability) -> float:
+    """Microseconds of the fastest of some."""
+    least = 1 << 62
+    for turn in range(_REQUESTS):
+        begin = perf_counter_ns()
+        cheribsd.mprotect(pages, PAGE, cheribsd.PROT_READ | (cheribsd.PROT_WRITE if turn % 2 else 0))
+        least = min(least, perf_counter_ns() - begin)
+    return least / 1000
+
+
+def _page() -> capshm.Capability:
+    protection, flags = cheribsd.PROT_READ | cheribsd.PROT_WRITE, cheribsd.MAP_PRIVATE | cheribsd.MAP_ANON
+    return cheribsd.mmap(None, PAGE, protection, flags)
+
+
+@contextmanager
+def _sleeper() -> Iterator[None]:
+    """Another process of the machine, which waits for its end."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    os.close(read)
+    try:
+        yield
+    finally:
+        os.close(write)
+        os.waitpid(pid, 0)
+
+
+def _by_processes(progress: Callable[[str], None]) -> Curve:
+    points: list[list[float]] = []
+    with capshm.Machine(), ExitStack() as others:
+        page = _page()
+        count = 1
+        for size in PROCESSES:
+            progress(f"growth: {size} processes")
+            while count < size:
+                others.enter_context(_sleeper())
+                count += 1
+            points.append([size, _round_trip(page)])
+    return curve(
+        "broker_round_trip_by_processes",
+        "mprotect of one page, asked of the broker and carried out",
+        "process",
+        f"one process asks, the others wait in read(); the fastest of {_REQUESTS}",
+        points,
+    )
+
+
+def _by_mappings(progress: Callable[[str], None]) -> Curve:
+    points: list[list[float]] = []
+    with capshm.Machine():
+        pages = [_page()]
+        for size in MAPPINGS:
+            progress(f"growth: {size} mappings")
+            pages += [_page() for _ in range(size - len(pages))]
+            points.append([size, _round_trip(pages[size // 2])])
+    return curve(
+        "broker_round_trip_by_mappings",
+        "mprotect of one page, asked of the broker and carried out",
+        "mapping",
+        "1 process; its private mappings are of 4 KiB each, the one in the middle is protected; "
+        f"the fastest of {_REQUESTS}",
+        points,
+    )
+
+
+def _fork(progress: Callable[[str], None], *, is_attached: bool) -> Curve:
+    points: list[list[float]] = []
+    with capshm.Machine() as machine:
+        spawn = partial(machine.spawn, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for size in FORK_MEMORY:
+            progress(f"growth: fork with {size} MiB")
+            forker = Forker(spawn, [str(size), *(["--attach"] if is_attached else [])])
+            points.append([size, min(forker.fork(20)) / 1000])
+            forker.close()
+    return curve(
+        "fork_by_memory" if is_attached else "fork_by_memory_unattached",
+        f"os.fork, exit and wait in an {'attached' if is_attached else 'unattached'} process",
+        "MiB",
+        "private memory in 16 mappings, all pages touched"
+        f"{', every tenth holds a capability' if is_attached else ''}; the fastest of 20",
+        points,
+    )
+
+
+def measure(progress: Callable[[str], None]) -> list[Curve]:
+    """All curves; some minutes on a busy machine."""
+    return [
+        _by_processes(progress),
+        _by_mappings(progress),
+        _fork(progress, is_attached=True),
+        _fork(progress, is_attached=False),
+    ]
