@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import pytest
 
@@ -41,7 +42,7 @@ def _mine() -> socket.socket:
     link = client.current()._connection
     assert link is not None
     assert link._socket is not None
-    return link._socket
+    return cast("socket.socket", link._socket)
 
 
 def _send(sock: socket.socket, packet: bytes, descriptors: list[int] | None = None) -> None:
