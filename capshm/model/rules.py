@@ -30,7 +30,7 @@ class Refusal(Exception):
     """
 
     def __init__(self, rule: str, *, asked: str, allowed: str, needed: str, errno: str | None = None) -> None:
-        super().__init__(f"{asked}: {allowed}. Needed: {needed}. ({rule})")
+        super().__init__(f"{asked}: {allowed}. Needed: {needed}.")
         name = errno or RULES[rule].errno
         if name is None:
             raise ValueError(f"rule {rule} refuses nothing")

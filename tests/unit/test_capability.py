@@ -1,6 +1,7 @@
 """`capshm.Capability` as a Python value: what it says, how it compares and travels, and the faults that it raises."""
 
 import copy
+import errno
 import gc
 import os
 import pickle
@@ -398,6 +399,10 @@ SAMPLES: dict[type[errors.CapshmError], dict[str, Any]] = {
     errors.NotAttached: {},
     errors.HolderStopped: {"pid": 4711},
     errors.RevocationIncomplete: {"processes": [(4711, "inside an operation")]},
+    errors.Refused: {"errno": errno.EACCES, "rule": "cheribsd:E2"},
+    errors.BrokerGone: {},
+    errors.LayoutMismatch: {},
+    errors.LeakFound: {"leaks": ["a process"]},
 }
 ALL_ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
 
@@ -410,8 +415,9 @@ def test_every_error_pickles(kind: type[errors.CapshmError]) -> None:
     error.add_note("and where")
     for travelled in pickle.loads(pickle.dumps(error)), copy.copy(error):
         assert type(travelled) is kind
-        assert travelled.args == ("what happened",)
-        assert str(travelled) == "what happened"
+        assert travelled.args == error.args
+        assert str(travelled) == str(error)
+        assert str(travelled).startswith("what happened")
         assert travelled.__notes__ == ["and where"]
         assert {name: getattr(travelled, name) for name in fields} == fields
         assert getattr(travelled, "signal", None) == getattr(error, "signal", None)
