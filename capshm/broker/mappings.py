@@ -106,17 +106,21 @@ def _finish(
     memory: MemoryObject | None,
     given: list[tuple[str, int]],
 ) -> Reply:
-    """Add the sideband's descriptors to `given`, record, commit, and answer."""
+    """Record, commit, and answer with the descriptors `given` and the sideband's."""
     entry = plan.entry
     has_capabilities = bool(entry.maximum & Rights.CAP)
+    lent: list[tuple[str, int]] = []
     if memory is not None and memory.can_hold_capabilities:
         sideband = state.segments.sideband(memory.id)
         if has_capabilities:
             is_writable = entry.is_shared and Rights.STORE_CAP in entry.maximum
-            given.append(("t", os.dup(sideband.tags if is_writable else sideband.read_only_tags)))
+            lent.append(("t", sideband.tags if is_writable else sideband.read_only_tags))
         # Who may not write the data may not clear its tags: the map is then for reading only.
         is_clearing = entry.is_shared and Rights.WRITE in entry.maximum
-        given.append(("c", os.dup(sideband.clear) if is_clearing else reopen(sideband.clear, os.O_RDONLY)))
+        if is_clearing:
+            lent.append(("c", sideband.clear))
+        else:
+            given.append(("c", reopen(sideband.clear, os.O_RDONLY)))
     if memory is not None:
         state.record(
             member, request, rule=_rule(entry, memory), number=memory.id, message=_message(request, entry, memory)
@@ -135,9 +139,9 @@ def _finish(
         "object": memory.id if memory is not None else 0,
         "is_shared": entry.is_shared,
         "is_kept_at_fork": is_kept,
-        "has": "".join(letter for letter, _ in given),
+        "has": "".join(letter for letter, _ in given + lent),
     }
-    return Reply(body, [fd for _, fd in given])
+    return Reply(body, [fd for _, fd in given + lent], frozenset(fd for _, fd in lent))
 
 
 def _rule(entry: Entry, memory: MemoryObject) -> str:

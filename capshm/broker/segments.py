@@ -62,8 +62,11 @@ def new_segment() -> int:
 def new_memfd(name: str, *, size: int = 0, allow_sealing: bool = False) -> int:
     """A descriptor of a new memory file."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | (os.MFD_ALLOW_SEALING if allow_sealing else 0))
-    with _closed_on_error(fd):
+    try:
         os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -80,13 +83,20 @@ class Sideband:
     """Tags and clear map of one object; sparse, sized for the largest object there can be."""
 
     def __init__(self, number: int) -> None:
-        self.tags = new_memfd(f"capshm-tags-{number}", size=lib.TWINS_OFFSET + lib.OBJECT_SIZE_MAX)
-        with _closed_on_error(self.tags):
+        made: list[int] = []
+        try:
+            self.tags = new_memfd(f"capshm-tags-{number}", size=lib.TWINS_OFFSET + lib.OBJECT_SIZE_MAX)
+            made.append(self.tags)
             self.clear = new_memfd(f"capshm-clear-{number}", size=lib.OBJECT_SIZE_MAX // 128)
-        with _closed_on_error(self.clear), _closed_on_error(self.tags):
+            made.append(self.clear)
             self.read_only_tags = reopen(self.tags, os.O_RDONLY)
+            made.append(self.read_only_tags)
             os.fchmod(self.tags, _READ_ONLY)
             os.fchmod(self.clear, _READ_ONLY)
+        except BaseException:
+            for fd in made:
+                os.close(fd)
+            raise
 
     def count_tags(self) -> int:
         """How many tag bits are set. What is written past capshm may have changed granules that still count."""
@@ -190,15 +200,16 @@ class Segments:
     def adopt(self, number: int, fd: int, *, has_name: bool = False) -> None:
         """Make the new file of `fd` known as object `number`, and watch for its end. fd stays the caller's."""
         key = key_of(fd)
-        with contextlib.ExitStack() as undo:
-            if has_name:
-                kept = Kept(reopen(fd, os.O_RDWR))
-                undo.callback(kept.close)
-                self._kept[number] = kept
-                undo.callback(self._kept.pop, number)
+        kept = Kept(reopen(fd, os.O_RDWR)) if has_name else None
+        try:
             os.fchmod(fd, _READ_ONLY)
             self._watch(number, fd)
-            undo.pop_all()
+        except BaseException:
+            if kept is not None:
+                kept.close()
+            raise
+        if kept is not None:
+            self._kept[number] = kept
         self._numbers[key] = number
         self._keys[number] = key
 

@@ -150,17 +150,19 @@ class Server:
 
     def _send(self, connection: Connection, number: int, reply: Reply) -> None:
         descriptors = list(reply.descriptors)
+        own = [fd for fd in descriptors if fd not in reply.lent]
         try:
             text = messages.encode({"n": number, **reply.body})
             if len(text) > _LONG_ANSWER:
                 long = new_memfd("capshm-answer")
                 descriptors.append(long)
+                own.append(long)
                 with os.fdopen(long, "wb", closefd=False) as file:
                     file.write(text)
                 text = messages.encode({"n": number, "long": True})
             is_sent = connection.send(text, descriptors)
         finally:
-            for fd in descriptors:
+            for fd in own:
                 os.close(fd)
         if not is_sent:
             self._drop(connection)  # it does not read, or is gone

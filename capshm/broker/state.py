@@ -37,10 +37,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reply(NamedTuple):
-    """An answer without its number. descriptors: sent along, and closed then."""
+    """An answer without its number. descriptors: sent along, and closed then, but for those that are lent."""
 
     body: Answer
     descriptors: Sequence[int] = ()
+    lent: frozenset[int] = frozenset()
 
 
 class Change(NamedTuple):

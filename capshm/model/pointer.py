@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final, NamedTuple
 
 from capshm.model.constants import PAGE, PROT_EXEC, PROT_MAX_SHIFT, PROT_READ, PROT_WRITE
@@ -52,6 +53,7 @@ def round_up(number: int, unit: int = PAGE) -> int:
     return -(-number // unit) * unit
 
 
+@functools.lru_cache(maxsize=256)  # by the few protections that programs use
 def permissions_for(prot: int) -> int:
     """Row A19: what the returned capability permits, from PROT_MAX if it was given, else from what is asked now.
 
