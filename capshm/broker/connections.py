@@ -22,6 +22,8 @@ from capshm.broker.messages import DESCRIPTORS_LIMIT, PACKET_LIMIT
 from capshm.connection import address_of
 from capshm.errors import CapshmError
 
+_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # plain numbers: enumerations are combined at a price
+_CUT_OFF = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
 _CREDENTIALS = struct.Struct("=3i")
 _SO_PEERPIDFD = 77  # Linux 6.5; socket has no names for these before Python 3.14
 _SO_PASSPIDFD = 76
@@ -99,7 +101,7 @@ class Connection:
                 pidfds += [fd for fd in array.array("i", content) if fd >= 0]
         if not data and pid < 0:
             raise Ended  # an empty packet would have credentials
-        is_whole = not flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) and len(descriptors) <= DESCRIPTORS_LIMIT
+        is_whole = not flags & _CUT_OFF and len(descriptors) <= DESCRIPTORS_LIMIT
         return Packet(data, descriptors, pid, uid, is_whole, pidfds)
 
     def send(self, answer: bytes, descriptors: Sequence[int] = ()) -> bool:
@@ -108,7 +110,7 @@ class Connection:
         if descriptors:
             ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors)))
         try:
-            self._socket.sendmsg([answer], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            self._socket.sendmsg([answer], ancillary, _SEND)
         except OSError:
             return False
         return True

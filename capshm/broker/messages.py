@@ -252,9 +252,12 @@ def decode(packet: bytes) -> Request:
         raise Malformed(str(error), _number(packet)) from None
     for name in request.__struct_fields__:
         value = getattr(request, name)
+        kind = type(value)
+        if kind is not int and kind is not tuple:
+            continue
         least = 0 if name == "address" else -(1 << 63)
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, int) and not least <= part <= _TOP:
+        for part in value if kind is tuple else (value,):
+            if type(part) is int and not least <= part <= _TOP:
                 raise Malformed(f"{name} is no 64-bit word", request.n)
     return request
 

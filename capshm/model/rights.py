@@ -62,7 +62,7 @@ class Rights(enum.Flag):
     @property
     def letters(self) -> str:
         """In procstat's order, `rwxRW`; those that are not there are left out."""
-        return "".join(letter for letter, right in _BY_LETTER.items() if right in self)
+        return _LETTERS[self._value_]
 
     def without(self, other: Rights) -> Rights:
         """These rights less those of `other`, and less the capability permissions that then stand alone."""
@@ -87,6 +87,11 @@ _BY_LETTER: Final = {
     "R": Rights.LOAD_CAP,
     "W": Rights.STORE_CAP,
 }
+
+
+_LETTERS: Final = tuple(
+    "".join(letter for letter, right in _BY_LETTER.items() if right in rights) for rights in _BY_VALUE
+)
 
 
 class Asked(NamedTuple):
