@@ -21,8 +21,10 @@
 PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
-# Where sanitizers look at Python tests: those that exercise the core itself.
-ASAN_TESTS ?= tests/unit tests/properties tests/faults
+# Where sanitizers look at Python tests: those that exercise the core itself, and not what is Python or takes long.
+ASAN_TESTS ?= $(filter-out tests/unit/test_model% tests/unit/test_bench% tests/properties/test_model_address% \
+    tests/faults/test_load% tests/faults/test_machine_death%, \
+    $(wildcard tests/unit/test_*.py tests/properties/test_*.py tests/faults/test_*.py))
 
 VENV := .venv
 PY := $(VENV)/bin/python
