@@ -19,14 +19,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from capshm.testing.authority import Holdings, Rights, rights, walk
+from capshm.testing.history import History
 from capshm.testing.linearize import Access, unexplained
 from capshm.testing.operations import GRANULE, Kind, Operation, Result, in_order
-
-if TYPE_CHECKING:
-    from capshm.testing.history import History
 
 _NEVER = 1 << 64  # later than any stamp
 
@@ -46,9 +44,9 @@ def check_history(history: History | Iterable[Operation]) -> list[Violation]:
     """All violations, ordered by when the operation ended that shows it; an empty list if there are none.
 
     history: a `History`, which no process writes into any more, or operations (`read_history`). HistoryTooDense: too
-    many operations overlap at one granule to try all their orders.
+    many operations overlap at one granule to try all their orders. TypeError: it is something else.
     """
-    operations = in_order(history if isinstance(history, Iterable) else history.operations())
+    operations = in_order(_operations(history))
     granules: dict[tuple[int, int], list[Access]] = {}
     violations = []
     holdings = Holdings()
@@ -61,6 +59,18 @@ def check_history(history: History | Iterable[Operation]) -> list[Violation]:
             violations += [_explain(load, accesses) for load in unexplained(accesses)]
     violations += _check_revocations(operations)
     return sorted(violations, key=lambda violation: _end(violation.operations[-1]))
+
+
+def _operations(history: History | Iterable[Operation]) -> list[Operation]:
+    if isinstance(history, History):
+        return history.operations()
+    if not isinstance(history, Iterable):
+        raise TypeError(f"a History or operations are checked, not {type(history).__name__}")
+    operations = list(history)
+    for operation in operations:
+        if not isinstance(operation, Operation):
+            raise TypeError(f"operations are checked, not {type(operation).__name__}")
+    return operations
 
 
 def _end(operation: Operation) -> int:

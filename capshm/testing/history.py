@@ -146,7 +146,7 @@ class History:
         nothing, or the memory is common to all processes at its address.
         """
         value = _said(capability)
-        number = 0 if descriptor is None else os.fstat(operator.index(descriptor)).st_ino
+        number = 0 if descriptor is None else _inode(descriptor)
         at = self._recorder.begin(Kind.GRANT, capability.base, capability.length, object_number=number, value=value)
         self._recorder.end(at)
         return capability
@@ -156,7 +156,7 @@ class History:
 
         As a fork does to memory whose capabilities belong to their owner alone (cheribsd:F2).
         """
-        number = os.fstat(operator.index(descriptor)).st_ino
+        number = _inode(descriptor)
         self._recorder.end(self._recorder.begin(Kind.SHARE_DROP, object_number=number))
 
     def paint(self, capability: Capability) -> None:
@@ -165,6 +165,7 @@ class History:
         What is derived anew inside it later, from a capability whose base lies elsewhere, is another capability with
         the same bits: record that derivation (`derive`), or it counts as use after revocation.
         """
+        _check(capability)
         at = self._recorder.begin(Kind.PAINT, capability.base, capability.length)
         try:
             Shadow().paint(capability)
@@ -175,6 +176,7 @@ class History:
 
     def clear_paint(self, capability: Capability) -> None:
         """`Shadow().clear(capability)`."""
+        _check(capability)
         at = self._recorder.begin(Kind.CLEAR_PAINT, capability.base, capability.length)
         try:
             Shadow().clear(capability)
@@ -188,6 +190,9 @@ class History:
 
         A segment that is left out keeps what is painted, and the checker says so.
         """
+        for segment in segments:
+            if not isinstance(segment, Segment):
+                raise TypeError(f"segments are swept, not {type(segment).__name__}")
         at = self._recorder.begin(Kind.REVOKE)
         try:
             with closed_gate(timeout=timeout):
@@ -272,7 +277,21 @@ def read_history(path: str | os.PathLike[str]) -> list[Operation]:
     return in_order(operations)
 
 
+def _check(capability: Capability) -> None:
+    if not isinstance(capability, Capability):
+        raise TypeError(f"a Capability is needed, not {type(capability).__name__}")
+
+
+def _inode(descriptor: SupportsIndex) -> int:
+    """What the memory behind a descriptor is known by. OSError: it is not open; ValueError: it is no number of one."""
+    number = operator.index(descriptor)
+    if not 0 <= number < 1 << 31:
+        raise ValueError(f"a descriptor is a small number, not {number}")
+    return os.fstat(number).st_ino
+
+
 def _said(capability: Capability) -> Value:
+    _check(capability)
     held = _new(_REGISTER)
     status = _inspect(capability._register, held)
     if status:

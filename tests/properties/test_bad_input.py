@@ -66,7 +66,7 @@ def surface(module: ModuleType) -> dict[str, Callable[..., object]]:
     """Everything in a module that can be called, by its name; modules in it have a surface of their own."""
     found: dict[str, Callable[..., object]] = {}
     for name in public_names(module):
-        if name in MACHINE:
+        if name in MACHINE | RECORDS:
             continue
         value = getattr(module, name)
         if isinstance(value, type) and (module is errors or not issubclass(value, Exception)):
@@ -78,6 +78,9 @@ def surface(module: ModuleType) -> dict[str, Callable[..., object]]:
 
 # These start processes: tests/unit/test_machine.py and tests/faults/test_broker.py have their bad arguments.
 MACHINE = {"Machine", "Facts", "attach", "current"}
+
+# What a history consists of: users read these, and make none.
+RECORDS = {"Kind", "Operation", "Result", "Value", "Violation"}
 
 MODULES = {module.__name__: module for module in (capshm, encoding, errors, testing)}
 
@@ -139,6 +142,7 @@ class World:
         self.addresses = range(root.base - PAGE, root.top + PAGE)
         arrays = [CapabilityArray.of([]), root.load_capabilities(0, 5), root.load_capabilities(0, 5)[::-2]]
         segments = [self.segment, closed]
+        self.history = testing.History(capacity=1 << 16)
         capability, array = st.sampled_from(self.capabilities), st.sampled_from(arrays)
         permissions = st.sampled_from([*Permissions, Permissions(0)])
         self.receivers: dict[str, st.SearchStrategy[Any]] = {
@@ -148,6 +152,7 @@ class World:
             "Permissions": permissions,
             "Segment": st.sampled_from(segments),
             "Shadow": st.just(Shadow()),
+            "History": st.just(self.history),
             "SweepCounts": st.just(testing.SweepCounts(0, 0, 0)),
             "Decoded": st.just(encoding.decode(0, 0)),
         }
@@ -172,6 +177,13 @@ class World:
             "kernel": st.sampled_from(["automatic", "portable", "avx2", "avx512"]),
             "processes": st.just([(1, "reason")]),
             "leaks": st.just(["a process"]),
+            "capacity": st.integers(-1, 1 << 12),
+            "source": capability,
+            "method": st.just(capshm.Capability.without_tag),
+            "descriptor": st.none() | st.just(self.segment.fd),
+            "segments": st.sampled_from(segments),
+            "path": st.sampled_from(["/dev/null", "/nowhere/at/all", "/"]),
+            "history": st.just(self.history),
         }
         numbers = st.integers() | st.sampled_from([*edges(), 10**5000]) | st.floats() | st.booleans()
         others = [None, Index(), Decimal("16.5"), Fraction(1, 3), 1j, object(), int, print, {}, {1: 2}, (), [], [None]]
@@ -190,6 +202,7 @@ class World:
 
     def close(self) -> None:
         self.segment.close()
+        self.history.close()
 
 
 def draw_call(data: st.DataObject, world: World, name: str, call: Callable[..., object]) -> Callable[[], object]:
@@ -219,7 +232,7 @@ def carry_out(call: Callable[[], object], is_inside: bool) -> None:
                 call()
         else:
             result = call()
-            if isinstance(result, Segment):
+            if isinstance(result, Segment | testing.History):
                 result.close()
             elif isinstance(result, AbstractContextManager) and not isinstance(result, memoryview):
                 with result:
