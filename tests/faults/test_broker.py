@@ -1,10 +1,12 @@
 """Attacks on the broker, by packets, descriptors and deaths: it goes on, tells what was wrong, and leaves nothing."""
 
 import array
+import contextlib
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -109,6 +111,30 @@ def test_descriptors_in_surplus() -> None:
         assert os.read(read, 1) == b""  # all copies of the other end are closed
         assert _count(machine) == before
         _works()
+
+
+@isolated()
+def test_a_socket_whose_close_waits() -> None:
+    """The last descriptor of a socket, whose close waits until its bytes are read: the broker does not wait."""
+    with capshm.Machine() as machine, socket.create_server(("127.0.0.1", 0)) as listener:
+        client_end = socket.create_connection(listener.getsockname())
+        server_end, _ = listener.accept()
+        with server_end:
+            client_end.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    client_end.send(bytes(1 << 16))
+            client_end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+            os.kill(machine.broker_pid, signal.SIGSTOP)
+            for packet in (b"nonsense", b'{"do":"fork","n":5}'):
+                _send(_mine(), packet, [client_end.fileno()])
+            client_end.close()
+            os.kill(machine.broker_pid, signal.SIGCONT)
+            signal.alarm(20)
+            for _ in range(2):
+                assert "error" in _answer(_mine())
+            _works()
+            signal.alarm(0)
 
 
 @pytest.mark.slow
