@@ -113,6 +113,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.lock = RLock()
         self._socket: socket.socket | None = sock
+        self._inode = os.fstat(sock.fileno()).st_ino
         self._next = 1
         self._stale: list[tuple[int, int]] = []  # ranges that were answered to nobody
         self._why_gone = ""
@@ -131,7 +132,19 @@ class Connection:
             sock = self._socket
             if sock is None:
                 raise self.refusal()
+            if not self._has_descriptor(sock):
+                sock.detach()  # the number may be somebody else's by now
+                self._socket = None
+                self.close("somebody has closed the descriptor of the connection to the broker")
+                raise self.refusal()
             return self._ask(sock, do, descriptors, arguments)
+
+    def _has_descriptor(self, sock: socket.socket) -> bool:
+        """Whether the number still stands for this socket: a program may close all that it does not know."""
+        try:
+            return os.fstat(sock.fileno()).st_ino == self._inode
+        except OSError:
+            return False
 
     def begin(self, *, is_answer_awaited: bool) -> None:
         """As a forked child, show the broker who one is. BrokerGone, if the answer is awaited."""

@@ -137,6 +137,28 @@ def test_a_socket_whose_close_waits() -> None:
             signal.alarm(0)
 
 
+@isolated()
+def test_a_client_that_closes_all_descriptors() -> None:
+    """It is told so, and waits for nobody, even if another socket has the number of its connection."""
+
+    def body() -> None:
+        signal.alarm(20)
+        fd = _mine().fileno()
+        os.closerange(fd, fd + 1)
+        if os.fork() == 0:  # its pair of sockets takes that number
+            with pytest.raises(capshm.CapshmError):
+                _works()
+            os._exit(0)
+        assert os.wait()[1] == 0
+        other = socket.socketpair()
+        with other[0], other[1], pytest.raises(capshm.BrokerGone, match="has closed the descriptor"):
+            _works()
+        signal.alarm(0)
+
+    with capshm.Machine(), Child(body) as child:
+        assert child.wait() == 0
+
+
 @pytest.mark.slow
 @isolated()
 def test_packets_from_somebody_else() -> None:
