@@ -13,6 +13,7 @@ import sys
 from _thread import RLock
 
 from capshm import _json, errors
+from capshm._native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,10 +184,9 @@ class Connection:
                 answer = receive(sock)
                 if answer.number("n") == number:
                     break
-                # To a request that an exception of a signal handler cut short. What it mapped is nowhere.
+                # To a request that an exception of a signal handler cut short.
                 answer.close()
-                if "address" in answer.body:
-                    self._stale.append((answer.number("address"), answer.number("length")))
+                self._catch_up(answer)
         except (EOFError, ConnectionError, BrokenPipeError) as error:
             self.close("the broker has ended, or has closed the connection")
             raise self.refusal() from error
@@ -209,6 +209,23 @@ class Connection:
             )
         _raise_refusal(do, answer)
         return answer
+
+    def _catch_up(self, answer: Answer) -> None:
+        """Carry out what the broker has changed and nobody has waited for; what it has mapped goes again."""
+        body = answer.body
+        if "address" in body:
+            start, length = answer.number("address"), answer.number("length")
+            lib.capshm_unmap_range(start, length)  # what it would have replaced
+            self._stale.append((start, length))
+        elif "changes" in body and "moves" not in body:
+            from capshm.client import page_permissions  # which imports this
+
+            for row in answer.rows("changes"):
+                first, end = int(str(row[0])), int(str(row[1]))
+                if len(row) == 2:  # no rights
+                    lib.capshm_unmap_range(first, end - first)
+                else:
+                    lib.capshm_protect(first, end - first, page_permissions(str(row[2])))
 
 
 def receive(sock: socket.socket) -> Answer:
