@@ -13,6 +13,7 @@ import sys
 from _thread import RLock
 
 from capshm import _json, errors
+from capshm._native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.lock = RLock()
         self._socket: socket.socket | None = sock
+        self._inode = os.fstat(sock.fileno()).st_ino
         self._next = 1
         self._stale: list[tuple[int, int]] = []  # ranges that were answered to nobody
         self._why_gone = ""
@@ -131,7 +133,19 @@ class Connection:
             sock = self._socket
             if sock is None:
                 raise self.refusal()
+            if not self._has_descriptor(sock):
+                sock.detach()  # the number may be somebody else's by now
+                self._socket = None
+                self.close("somebody has closed the descriptor of the connection to the broker")
+                raise self.refusal()
             return self._ask(sock, do, descriptors, arguments)
+
+    def _has_descriptor(self, sock: socket.socket) -> bool:
+        """Whether the number still stands for this socket: a program may close all that it does not know."""
+        try:
+            return os.fstat(sock.fileno()).st_ino == self._inode
+        except OSError:
+            return False
 
     def begin(self, *, is_answer_awaited: bool) -> None:
         """As a forked child, show the broker who one is. BrokerGone, if the answer is awaited."""
@@ -170,10 +184,9 @@ class Connection:
                 answer = receive(sock)
                 if answer.number("n") == number:
                     break
-                # To a request that an exception of a signal handler cut short. What it mapped is nowhere.
+                # To a request that an exception of a signal handler cut short.
                 answer.close()
-                if "address" in answer.body:
-                    self._stale.append((answer.number("address"), answer.number("length")))
+                self._catch_up(answer)
         except (EOFError, ConnectionError, BrokenPipeError) as error:
             self.close("the broker has ended, or has closed the connection")
             raise self.refusal() from error
@@ -196,6 +209,23 @@ class Connection:
             )
         _raise_refusal(do, answer)
         return answer
+
+    def _catch_up(self, answer: Answer) -> None:
+        """Carry out what the broker has changed and nobody has waited for; what it has mapped goes again."""
+        body = answer.body
+        if "address" in body:
+            start, length = answer.number("address"), answer.number("length")
+            lib.capshm_unmap_range(start, length)  # what it would have replaced
+            self._stale.append((start, length))
+        elif "changes" in body and "moves" not in body:
+            from capshm.client import page_permissions  # which imports this
+
+            for row in answer.rows("changes"):
+                first, end = int(str(row[0])), int(str(row[1]))
+                if len(row) == 2:  # no rights
+                    lib.capshm_unmap_range(first, end - first)
+                else:
+                    lib.capshm_protect(first, end - first, page_permissions(str(row[2])))
 
 
 def receive(sock: socket.socket) -> Answer:

@@ -15,7 +15,7 @@ import msgspec
 from capshm._native import lib
 from capshm.broker import connections
 from capshm.broker.audit import AuditLog
-from capshm.broker.segments import Segments, new_memfd, raise_descriptor_limit
+from capshm.broker.segments import Segments, new_sealed, raise_descriptor_limit
 from capshm.broker.server import Server
 from capshm.broker.service import Service, Settings
 from capshm.errors import CapshmError
@@ -42,7 +42,7 @@ def make_server(start: Start) -> Server:
     audit = AuditLog(start.audit)
     segments = Segments()
     # Its name is how the creator finds the machine's processes when the broker was killed.
-    gate = new_memfd(f"capshm-gate/{start.settings.name}", size=lib.capshm_gate_size())
+    gate = new_sealed(f"capshm-gate/{start.settings.name}", lib.capshm_gate_size())
     service = Service(start.settings, segments, audit)
     return Server(listener, service, segments, audit, gate, (start.creator, start.creator_pidfd))
 

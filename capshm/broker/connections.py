@@ -14,7 +14,9 @@ import array
 import contextlib
 import os
 import socket
+import stat
 import struct
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,7 +56,15 @@ class Packet(NamedTuple):
         while self.pidfds:
             os.close(self.pidfds.pop())
         while self.descriptors:
-            os.close(self.descriptors.pop())
+            close_foreign(self.descriptors.pop())
+
+
+def close_foreign(fd: int) -> None:
+    """Close a descriptor that somebody has sent. To close a socket may take as long as its sender wants (SO_LINGER)."""
+    if stat.S_ISSOCK(os.fstat(fd).st_mode):
+        threading.Thread(target=os.close, args=[fd], daemon=True).start()
+    else:
+        os.close(fd)
 
 
 class Connection:
@@ -174,11 +184,11 @@ def adopt(fd: int) -> Connection:
     try:
         sock = socket.socket(fileno=fd)
     except OSError:
-        os.close(fd)
+        close_foreign(fd)
         raise ValueError("the descriptor is no socket") from None
     kind = sock.type & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     if sock.family != socket.AF_UNIX or kind != socket.SOCK_SEQPACKET or pid_of(sock) is None:
-        sock.close()
+        close_foreign(sock.detach())
         raise ValueError("the descriptor is no end of a pair of SOCK_SEQPACKET sockets of this user")
     connection = Connection(sock, None)
     connection.tell_pidfds(is_wanted=True)

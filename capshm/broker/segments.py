@@ -16,6 +16,7 @@ An object is known by device and inode, which are not used again while it is ali
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import resource
@@ -48,14 +49,27 @@ def reopen(fd: int, flags: int) -> int:
 
 def new_segment() -> int:
     """A descriptor of a new POSIX shared memory segment of 0 bytes without a name."""
-    memory = SharedMemory(create=True, size=1)
+    mask = os.umask(0o777)  # while it has a name nobody else may open it
     try:
-        fd = os.open(f"/dev/shm/{memory.name.lstrip('/')}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        memory = SharedMemory(create=True, size=1)
+    finally:
+        os.umask(mask)
+    try:
+        fd = os.dup(memory._fd)  # type: ignore[attr-defined]  # not inheritable; by its name it could not be opened
     finally:
         memory.unlink()
         memory.close()
     with _closed_on_error(fd):
+        os.fchmod(fd, 0o600)
         os.ftruncate(fd, 0)
+    return fd
+
+
+def new_sealed(name: str, size: int) -> int:
+    """A descriptor of a new memory file whose size nobody can change: whoever has it mapped would end by SIGBUS."""
+    fd = new_memfd(name, size=size, allow_sealing=True)
+    with _closed_on_error(fd):
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return fd
 
 
@@ -85,9 +99,9 @@ class Sideband:
     def __init__(self, number: int) -> None:
         made: list[int] = []
         try:
-            self.tags = new_memfd(f"capshm-tags-{number}", size=lib.TWINS_OFFSET + lib.OBJECT_SIZE_MAX)
+            self.tags = new_sealed(f"capshm-tags-{number}", lib.TWINS_OFFSET + lib.OBJECT_SIZE_MAX)
             made.append(self.tags)
-            self.clear = new_memfd(f"capshm-clear-{number}", size=lib.OBJECT_SIZE_MAX // 128)
+            self.clear = new_sealed(f"capshm-clear-{number}", lib.OBJECT_SIZE_MAX // 128)
             made.append(self.clear)
             self.read_only_tags = reopen(self.tags, os.O_RDONLY)
             made.append(self.read_only_tags)

@@ -39,6 +39,9 @@ _recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 _now = time.monotonic_ns
 
 
+_LONGEST = (1 << 64) - 1
+
+
 class HistoryFull(CapshmError):
     """There is no room for another operation; it was not carried out."""
 
@@ -97,6 +100,7 @@ class Recorder:
         at = here.next * RECORD
         here.next += 1
         who = self._process, pid
+        length = min(length, _LONGEST)  # the whole address space is one byte longer than a word can say
         write_begin(self._memory, at, kind, who, _now(), place, length, object_number, child, authority, value)
         return at
 

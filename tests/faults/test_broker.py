@@ -1,10 +1,12 @@
 """Attacks on the broker, by packets, descriptors and deaths: it goes on, tells what was wrong, and leaves nothing."""
 
 import array
+import contextlib
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -111,6 +113,103 @@ def test_descriptors_in_surplus() -> None:
         while _count(machine) > before:  # the kernel tells when what was mapped is gone
             os.sched_yield()
         _works()
+
+
+@isolated()
+def test_a_socket_whose_close_waits() -> None:
+    """The last descriptor of a socket, whose close waits until its bytes are read: the broker does not wait."""
+    with capshm.Machine() as machine, socket.create_server(("127.0.0.1", 0)) as listener:
+        client_end = socket.create_connection(listener.getsockname())
+        server_end, _ = listener.accept()
+        with server_end:
+            client_end.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    client_end.send(bytes(1 << 16))
+            client_end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+            os.kill(machine.broker_pid, signal.SIGSTOP)
+            for packet in (b"nonsense", b'{"do":"fork","n":5}'):
+                _send(_mine(), packet, [client_end.fileno()])
+            client_end.close()
+            os.kill(machine.broker_pid, signal.SIGCONT)
+            signal.alarm(20)
+            for _ in range(2):
+                assert "error" in _answer(_mine())
+            _works()
+            signal.alarm(0)
+
+
+@isolated()
+def test_a_client_that_closes_all_descriptors() -> None:
+    """It is told so, and waits for nobody, even if another socket has the number of its connection."""
+
+    def body() -> None:
+        signal.alarm(20)
+        fd = _mine().fileno()
+        os.closerange(fd, fd + 1)
+        if os.fork() == 0:  # its pair of sockets takes that number
+            with pytest.raises(capshm.CapshmError):
+                _works()
+            os._exit(0)
+        assert os.wait()[1] == 0
+        other = socket.socketpair()
+        with other[0], other[1], pytest.raises(capshm.BrokerGone, match="has closed the descriptor"):
+            _works()
+        signal.alarm(0)
+
+    with capshm.Machine(), Child(body) as child:
+        assert child.wait() == 0
+
+
+class _Interrupted(Exception):
+    pass
+
+
+@contextmanager
+def _interrupted(machine: capshm.Machine) -> Iterator[None]:
+    """A handler raises while the body waits for an answer."""
+
+    def handler(*_: object) -> None:
+        raise _Interrupted
+
+    signal.signal(signal.SIGALRM, handler)
+    os.kill(machine.broker_pid, signal.SIGSTOP)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(_Interrupted):
+            yield
+    finally:
+        os.kill(machine.broker_pid, signal.SIGCONT)
+
+
+@isolated()
+def test_requests_that_an_exception_cuts_short() -> None:
+    """What the broker has changed meanwhile reaches the kernel with the next request, and before a fork."""
+    with capshm.Machine() as machine:
+        fd = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR | bsd.O_SHARECAP)
+        os.ftruncate(fd, 4096)
+        gone, replaced, protected = (bsd.mmap(None, 4096, CAP, bsd.MAP_SHARED, fd) for _ in range(3))
+        gone.store_capability(0, gone)
+        with _interrupted(machine):
+            bsd.munmap(gone, 4096)
+
+        def body() -> None:
+            with pytest.raises(capshm.PageViolation):
+                gone.load_capability(0)
+
+        with Child(body) as child:
+            assert child.wait() == 0
+        with _interrupted(machine):
+            bsd.mmap(replaced, 4096, bsd.PROT_READ, bsd.MAP_SHARED | bsd.MAP_FIXED, fd)
+        with _interrupted(machine):
+            bsd.mprotect(protected, 4096, bsd.PROT_READ)
+        machine.processes()  # whatever comes next catches up
+        assert [each.start for each in machine.mappings(os.getpid())] == [protected.base]
+        for area in (gone, replaced):
+            with pytest.raises(capshm.PageViolation):
+                area.read(0, 1)
+        with pytest.raises(capshm.PageViolation):
+            protected.write(0, b"x")
 
 
 @pytest.mark.slow
