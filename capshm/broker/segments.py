@@ -1,10 +1,12 @@
 """The memory behind objects: data segments, sidebands, and when they end.
 
-Only the broker creates them. POSIX and System V objects are `multiprocessing.shared_memory` segments, unlinked as soon
-as they exist: if the broker is killed before that, the standard library's tracker removes the name. Everything else is
-a memfd. An inode's mode is 0400, so that a process that has a read-only descriptor cannot reopen it for writing. That
-binds the broker as well unless it is root; it therefore makes the read-write descriptors of an object that can be
-opened again beforehand.
+Only the broker creates them. POSIX and System V objects are files of the host's shared-memory file system, as
+`shm_open` makes them there, but without a name from the first instant (O_TMPFILE): a kill at any moment leaves nothing,
+and nobody can open one in passing. Everything else is a memfd.
+
+An inode's mode is 0400, so that a process that has a read-only descriptor cannot reopen it for writing. That binds the
+broker as well unless it is root; it therefore makes the read-write descriptors of an object that can be opened again
+beforehand. It does not bind a process that changes the mode first: the inode is its user's own.
 
 A sideband is two sparse memfds: tags (tag lines, and twins behind them) and clear map, made when first needed. It goes
 when the kernel says that the object is gone, and no earlier: an object may be unmapped everywhere and yet lie in a
@@ -21,8 +23,6 @@ import functools
 import os
 import resource
 from collections.abc import Iterable, Iterator
-from multiprocessing import resource_tracker
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 from capshm._native import lib
@@ -48,21 +48,8 @@ def reopen(fd: int, flags: int) -> int:
 
 
 def new_segment() -> int:
-    """A descriptor of a new POSIX shared memory segment of 0 bytes without a name."""
-    mask = os.umask(0o777)  # while it has a name nobody else may open it
-    try:
-        memory = SharedMemory(create=True, size=1)
-    finally:
-        os.umask(mask)
-    try:
-        fd = os.dup(memory._fd)  # type: ignore[attr-defined]  # not inheritable; by its name it could not be opened
-    finally:
-        memory.unlink()
-        memory.close()
-    with _closed_on_error(fd):
-        os.fchmod(fd, 0o600)
-        os.ftruncate(fd, 0)
-    return fd
+    """A descriptor of a new POSIX shared memory segment of 0 bytes that never has a name."""
+    return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
 def new_sealed(name: str, size: int) -> int:
@@ -301,15 +288,12 @@ class Segments:
         return numbers
 
     def close(self) -> None:
-        """Drop all descriptors, and end the tracker, so that it does not outlive the broker."""
+        """Drop all descriptors."""
         for kept in self._kept.values():
             kept.close()
         for sideband in self._sidebands.values():
             sideband.close()
         self.watches.close()
-        stop = getattr(resource_tracker._resource_tracker, "_stop", None)
-        if stop is not None:
-            stop()
 
 
 def key_of(fd: int) -> Key:

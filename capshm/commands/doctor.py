@@ -1,4 +1,4 @@
-"""capshm doctor: whether this machine can run capshm, and what earlier runs left."""
+"""capshm doctor: whether this machine can run capshm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
 
 
 def doctor(*, json_output: Json = False) -> None:
-    """Look at what capshm needs of this machine, and at what earlier runs left behind. It changes nothing.
+    """Look at what capshm needs of this machine. It changes nothing, and earlier runs can have left nothing.
 
     Exit status: 0 if all is well, 1 if something is not; what to do about it stands beside it.
 
@@ -131,12 +131,6 @@ def _shared_memory() -> Finding:
     return Finding(str(_SHARED_MEMORY), f"{free >> 20:,} MiB free", free > 0, "it is full: objects cannot grow")
 
 
-def _left_behind() -> Finding:
-    """Names that an instant between creation and unlinking can leave, if broker and tracker are killed in it."""
-    left = sorted(path.name for path in _SHARED_MEMORY.glob("capshm-*") if path.stat().st_uid == os.getuid())
-    return Finding("names left behind", ", ".join(left) or "none", not left, f"remove them from {_SHARED_MEMORY}")
-
-
 _LOOKS: tuple[Callable[[], Finding], ...] = (
     _kernel,
     _attaching,
@@ -146,5 +140,4 @@ _LOOKS: tuple[Callable[[], Finding], ...] = (
     _watches,
     _instances,
     _shared_memory,
-    _left_behind,
 )

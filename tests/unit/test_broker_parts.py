@@ -2,7 +2,6 @@
 
 import json
 import os
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import pytest
@@ -142,23 +141,6 @@ def test_segments_have_no_name_and_end() -> None:
     assert memory.ended() == [1]
     assert memory.ended() == []
     memory.close()
-
-
-def test_nobody_opens_a_segment_by_its_passing_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a new segment has a name, its mode lets nobody in; after that its owner may open it again."""
-    modes = []
-    unlink = SharedMemory.unlink
-
-    def look(memory: SharedMemory) -> None:
-        modes.append(Path("/dev/shm", memory.name.lstrip("/")).stat().st_mode & 0o777)
-        unlink(memory)
-
-    monkeypatch.setattr(SharedMemory, "unlink", look)
-    fd = segments.new_segment()
-    assert modes == [0]
-    assert os.fstat(fd).st_mode & 0o777 == 0o600
-    assert not os.get_inheritable(fd)
-    os.close(fd)
 
 
 def test_named_segments_end_after_release() -> None:

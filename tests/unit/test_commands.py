@@ -142,7 +142,7 @@ def test_explain_knows_every_rule() -> None:
 def test_doctor_finds_this_machine_well() -> None:
     """doctor looks at the kernel and its limits, and ends with 0 where the tests can run at all."""
     findings = read("doctor")["findings"]  # which says so by its exit status
-    assert {"Linux", "attaching", "names left behind"} <= {str(each["what"]) for each in findings}
+    assert {"Linux", "attaching", "descriptors, hard limit"} <= {str(each["what"]) for each in findings}
 
 
 def test_without_a_machine_the_verbs_say_so() -> None:
