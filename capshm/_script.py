@@ -1,4 +1,4 @@
-"""Runs a Python script as a process of the machine that the environment names: `python -m capshm._script FILE ...`."""
+"""Runs a Python script as a process of the machine of the environment: `python -P -m capshm._script FILE ...`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def main() -> None:
     """Attach, and become the script: its arguments, its directory first on the path, its name `__main__`."""
     sys.argv = sys.argv[1:]
     client.attach()
-    sys.path[0] = str(Path(sys.argv[0]).absolute().parent)
+    sys.path.insert(0, str(Path(sys.argv[0]).absolute().parent))
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

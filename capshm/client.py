@@ -26,11 +26,13 @@ from capshm.connection import Connection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _thread import RLock
-    from collections.abc import Iterable, Sequence
-    from typing import NamedTuple
+    from collections.abc import Callable, Iterable, Sequence
+    from signal import Signals
+    from typing import NamedTuple, TypeVar
 
     from capshm.connection import Answer, Argument
+
+    T = TypeVar("T")
 
     class Facts(NamedTuple):
         """What a process knows about itself in its machine."""
@@ -63,6 +65,7 @@ class Client:
         self._faults = "raise"
         self._child: Connection | None = None  # between the hooks of a fork
         self._plan: Answer | None = None
+        self._signals_before: set[Signals | int] | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
         self._is_hardened = False  # and was not, before it came to the machine
 
@@ -71,13 +74,14 @@ class Client:
         """This process's own view."""
         return Facts(self._machine, self._pid, self._vmspace, self._policy, self._isa)
 
-    @property
-    def lock(self) -> RLock:
-        """Held by whoever asks until the answer is carried out. NotAttached."""
-        return self._attached().lock
+    def undisturbed(self, body: Callable[[], T]) -> T:
+        """Return what `body` returns, which asks and carries the answer out, with no signal handler and no request of
+        another thread in between. NotAttached.
+        """
+        return self._attached().undisturbed(body)
 
     def ask(self, do: str, *, descriptors: Sequence[int] = (), **arguments: Argument) -> Answer:
-        """Send a request and return its answer; hold `lock` until it is carried out.
+        """Send a request and return its answer; what changes memory, within `undisturbed`.
 
         Refused: by a rule. BrokerGone. NotAttached: in a child that came without hooks, or is unattached. Nothing is
         changed after one of them.
@@ -96,7 +100,7 @@ class Client:
         """Ask for a part in the machine and attach the core to its gate."""
         assert self._connection is not None
         name = sys.argv[0] if sys.argv else ""
-        answer = self._connection.ask("attach", name=name[:1024], layout=layout())
+        answer = self._connection.ask("attach", name=connection.shown(name), layout=layout())
         try:
             self._vmspace = answer.number("vmspace")
             self._policy, self._isa, self._faults = answer.text("policy"), answer.text("isa"), answer.text("faults")
@@ -105,6 +109,19 @@ class Client:
             lib.capshm_set_isa(self._isa == "rvy")
         finally:
             answer.close()
+
+    def give_up_memory(self) -> None:
+        """Give up all mappings, tags and the place at the gate."""
+        lib.capshm_set_isa(False)  # the default again
+        process.leave()
+
+    def tell_left(self) -> None:
+        """Tell the broker that nothing of the machine is mapped any more."""
+        if self._connection is not None:
+            try:
+                self._connection.ask("leave")
+            except errors.CapshmError:
+                pass  # nobody is there to be told
 
     def close(self) -> None:
         """Give up the connection, when nothing of the machine is mapped any more."""
@@ -119,8 +136,9 @@ class Client:
         """Have the child planned and its connection made. The lock is held until the fork is over."""
         if self._pid != os.getpid() or self._connection is None or not lib.capshm_is_attached():
             return False
-        self._connection.lock.acquire()
         try:
+            self._signals_before = connection.block_signals()
+            self._connection.lock.acquire()
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._child = Connection(ours)
             try:
@@ -129,10 +147,11 @@ class Client:
                 theirs.close()
             if self._plan.body["is_changed"]:
                 self._stage(self._plan)
-        except Exception as error:
+        except BaseException as error:
             # A fork cannot be refused from here. The child will be unattached, and be told so by every call.
             self._drop_plan()
-            print(f"capshm: process {os.getpid()}: the child of this fork is not attached: {error}", file=sys.stderr)
+            reason = str(error) or type(error).__name__
+            print(f"capshm: process {os.getpid()}: the child of this fork is not attached: {reason}", file=sys.stderr)
             return False
         return True
 
@@ -158,6 +177,12 @@ class Client:
         lock = None if self._connection is None else self._connection.lock
         if lock is not None and lock._is_owned():  # type: ignore[attr-defined]  # not if before_fork was refused first
             lock.release()
+        self._restore_signals()
+
+    def _restore_signals(self) -> None:
+        before, self._signals_before = self._signals_before, None
+        if before is not None:
+            connection.restore_signals(before)
 
     def after_fork_in_child(self, *, is_attached: bool) -> None:
         """Become a process of the machine in one's own name."""
@@ -167,6 +192,7 @@ class Client:
         self._connection, self._child = self._child, None
         self._pid = os.getpid()
         if plan is None:
+            self._restore_signals()
             return  # the parent was told so, or was unattached itself; every call tells this process
         try:
             if self._connection is None or not is_attached:
@@ -189,6 +215,7 @@ class Client:
         finally:
             while self._stages:
                 lib.capshm_drop_stage(self._stages.pop()[0])
+            self._restore_signals()
 
     def _change_inherited(self, plan: Answer) -> None:
         """What the kernel has not done by itself: ranges that are absent, zero, or copies in the child."""
@@ -267,18 +294,20 @@ def detach() -> None:
     client, _current = _current, None
     if client is None:
         return
-    lib.capshm_set_isa(False)  # the default again
-    process.leave()
+    client.give_up_memory()
     client.close()
 
 
 def leave() -> None:
-    """The same, and the broker is told: it takes the process off its list."""
+    """The same, and the broker is told when nothing is mapped any more: it takes the process off its list."""
+    client = _current
+    if client is None:
+        return
     try:
-        if _current is not None:
-            _current.ask("leave")
-    except errors.CapshmError:
-        pass  # it was not attached, or nobody is there to be told
+        was_attached = bool(lib.capshm_is_attached())
+        client.give_up_memory()
+        if was_attached:
+            client.tell_left()
     finally:
         detach()
 

@@ -2,6 +2,20 @@
 
 One thread at a time asks. Where a request changes memory the thread keeps the lock until it has carried out what was
 answered, so that the model and the kernel change in the same order.
+
+Python runs signal handlers between any two instructions of its main thread. One that asked between a request and its
+answer would take the other's answer; one that forked there would give the child a model and a kernel that differ; one
+that raised would leave them so. So they wait until the answer has been carried out (`Connection.undisturbed`):
+
+    one thread       The signals are blocked, from before the request is sent: three system calls, 5 us. So Ctrl-C is
+                     no way out of waiting for a broker that is stopped; SIGKILL is, and so is the end of the broker. A
+                     wait that a signal may cut short would leave a request behind whose answer nobody carries out.
+    several threads  The kernel gives a blocked signal to another thread, and the main thread runs the handler
+                     nonetheless. So another thread, made for it, asks and carries out (some 100 us) while the main
+                     thread waits for it and runs handlers: what they ask comes behind, and what they raise goes up at
+                     once, while the call is carried out to its end.
+
+No handler runs in a thread that is not the main one; there nothing is needed.
 """
 
 from __future__ import annotations
@@ -10,15 +24,17 @@ import _socket as socket  # without the enumerations that `socket` makes of all 
 import errno
 import os
 import sys
-from _thread import RLock
+from _thread import RLock, allocate_lock, get_ident, start_new_thread
 
 from capshm import _json, errors
-from capshm._native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable, Sequence
-    from typing import Protocol, TypeAlias
+    from typing import Protocol, TypeAlias, TypeVar
+
+    T = TypeVar("T")
 
     Range: TypeAlias = tuple[int, int]
     Argument: TypeAlias = str | int | bool | Sequence["Argument"] | None
@@ -30,13 +46,24 @@ if TYPE_CHECKING:
             """do: what is asked; descriptors travel along; arguments as the broker's messages name them."""
 
 
+else:
+    import _signal  # as _socket
+
 MACHINE_VARIABLE = "CAPSHM_MACHINE"
 """The environment variable that names the machine to a program that was started by one."""
 
 _PACKET_LIMIT = 64 << 10
 _DESCRIPTORS = 100
 _PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120  # pathlib is one of the dear imports
+_LINKS_OF_ONE_THREAD = 3  # of /proc/self/task, a directory
 _INT = 4  # bytes of a descriptor in a message
+_BLOCKED = frozenset(_signal.valid_signals()) - {
+    _signal.SIGSEGV,  # what a fault raises cannot wait
+    _signal.SIGBUS,
+    _signal.SIGFPE,
+    _signal.SIGILL,
+    _signal.SIGTRAP,
+}
 
 
 class Answer:
@@ -105,6 +132,36 @@ def connect(machine: str) -> socket.socket:
     return sock
 
 
+def block_signals() -> set[_signal.Signals | int]:
+    """Keep signals from this thread; returned is what `restore_signals` takes, when it may be disturbed again."""
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+    try:
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, _BLOCKED)
+    except BaseException:  # of the handler of a signal that had come already
+        restore_signals(before)
+        raise
+    return before
+
+
+def restore_signals(before: set[_signal.Signals | int]) -> None:
+    """The handlers of signals that came meanwhile run here, and may raise."""
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+class _NoThread(Exception):
+    """The kernel, or an interpreter that ends, allows no further thread."""
+
+
+def _is_with_other_threads() -> bool:
+    return os.stat("/proc/self/task").st_nlink > _LINKS_OF_ONE_THREAD  # noqa: PTH116  # as above
+
+
+def _is_main_thread() -> bool:
+    from threading import main_thread  # only here: who has several threads has imported it
+
+    return get_ident() == main_thread().ident
+
+
 class Connection:
     """One connection to a broker.
 
@@ -116,7 +173,7 @@ class Connection:
         self._socket: socket.socket | None = sock
         self._inode = os.fstat(sock.fileno()).st_ino
         self._next = 1
-        self._stale: list[tuple[int, int]] = []  # ranges that were answered to nobody
+        self._at: tuple[str, int] | None = None  # who asks, where that cannot be seen from the stack
         self._why_gone = ""
 
     @property
@@ -125,20 +182,59 @@ class Connection:
         return self._socket is not None
 
     def ask(self, do: str, *, descriptors: Sequence[int] = (), **arguments: Argument) -> Answer:
-        """Send a request and return its answer; hold `lock` until it is carried out.
+        """Send a request and return its answer; what changes memory, within `undisturbed`.
 
         Refused: by a rule. BrokerGone. Nothing is changed after one of them.
         """
-        with self.lock:
-            sock = self._socket
-            if sock is None:
-                raise self.refusal()
-            if not self._has_descriptor(sock):
-                sock.detach()  # the number may be somebody else's by now
-                self._socket = None
-                self.close("somebody has closed the descriptor of the connection to the broker")
-                raise self.refusal()
-            return self._ask(sock, do, descriptors, arguments)
+        return self.undisturbed(lambda: self._ask(do, descriptors, arguments))
+
+    def undisturbed(self, body: Callable[[], T]) -> T:
+        """Return what `body` returns, which asks and carries the answer out, with no signal handler in between."""
+        if self.lock._is_owned():  # type: ignore[attr-defined]
+            return body()
+        if _is_with_other_threads():
+            if not _is_main_thread():
+                with self.lock:
+                    return body()
+            try:
+                return self._in_a_thread(body)
+            except _NoThread:
+                pass  # rather disturbed than not at all
+        before = block_signals()
+        try:
+            with self.lock:
+                return body()
+        finally:
+            restore_signals(before)
+
+    def _in_a_thread(self, body: Callable[[], T]) -> T:
+        done = allocate_lock()
+        done.acquire()
+        returned: list[T] = []
+        raised: list[BaseException] = []
+        at = _caller()
+
+        def run() -> None:
+            try:
+                with self.lock:
+                    self._at = at
+                    try:
+                        returned.append(body())
+                    finally:
+                        self._at = None
+            except BaseException as error:
+                raised.append(error)
+            finally:
+                done.release()
+
+        try:
+            start_new_thread(run, ())
+        except RuntimeError:
+            raise _NoThread from None
+        done.acquire()
+        if raised:
+            raise raised.pop()
+        return returned.pop()
 
     def _has_descriptor(self, sock: socket.socket) -> bool:
         """Whether the number still stands for this socket: a program may close all that it does not know."""
@@ -153,7 +249,8 @@ class Connection:
             self.ask("forked")
             return
         try:
-            self._socket.send(b'{"do":"forked","n":0}', socket.MSG_NOSIGNAL)
+            self._socket.send(b'{"do":"forked","n":1}', socket.MSG_NOSIGNAL)
+            self._next = 2
         except OSError:
             pass  # the first request will say that the broker is gone
 
@@ -168,10 +265,19 @@ class Connection:
         if sock is not None:
             sock.close()
 
-    def _ask(self, sock: socket.socket, do: str, descriptors: Sequence[int], arguments: dict[str, Argument]) -> Answer:
+    def _ask(self, do: str, descriptors: Sequence[int], arguments: dict[str, Argument]) -> Answer:
+        sock = self._socket
+        if sock is None:
+            raise self.refusal()
+        if not self._has_descriptor(sock):
+            sock.detach()  # the number may be somebody else's by now
+            self._socket = None
+            self.close("somebody has closed the descriptor of the connection to the broker")
+            raise self.refusal()
+        _check_names(do, arguments)
         number = self._next
         self._next += 1
-        text = _json.write({"do": do, "n": number, "at": _caller(), **arguments}).encode()
+        text = _json.write({"do": do, "n": number, "at": self._at or _caller(), **arguments}).encode()
         if len(text) > _PACKET_LIMIT:
             raise ValueError(f"{do}: the arguments take {len(text)} bytes, and a packet holds {_PACKET_LIMIT}")
         try:
@@ -182,11 +288,10 @@ class Connection:
                 sock.send(text, socket.MSG_NOSIGNAL)
             while True:
                 answer = receive(sock)
-                if answer.number("n") == number:
-                    break
-                # To a request that an exception of a signal handler cut short.
-                answer.close()
-                self._catch_up(answer)
+                answered = answer.number("n")
+                if answered == number or (answered == 0 and "error" in answer.body):
+                    break  # without a number: the broker could not read as much of it
+                answer.close()  # to the first packet of a child, which did not wait for it
         except (EOFError, ConnectionError, BrokenPipeError) as error:
             self.close("the broker has ended, or has closed the connection")
             raise self.refusal() from error
@@ -197,10 +302,7 @@ class Connection:
                 ) from None
             raise
         if answer.is_cut and "address" in answer.body:
-            self._stale.append((answer.number("address"), answer.number("length")))
-        while self._stale:
-            start, length = self._stale.pop()
-            self._ask(sock, "undo", (), {"start": start, "end": start + length})
+            self._ask("revert", (), {"start": answer.number("address")})
         if answer.is_cut:
             raise errors.Refused(
                 f"process {os.getpid()}: {do}: no descriptor is free for those that the broker's answer came with",
@@ -209,23 +311,6 @@ class Connection:
             )
         _raise_refusal(do, answer)
         return answer
-
-    def _catch_up(self, answer: Answer) -> None:
-        """Carry out what the broker has changed and nobody has waited for; what it has mapped goes again."""
-        body = answer.body
-        if "address" in body:
-            start, length = answer.number("address"), answer.number("length")
-            lib.capshm_unmap_range(start, length)  # what it would have replaced
-            self._stale.append((start, length))
-        elif "changes" in body and "moves" not in body:
-            from capshm.client import page_permissions  # which imports this
-
-            for row in answer.rows("changes"):
-                first, end = int(str(row[0])), int(str(row[1]))
-                if len(row) == 2:  # no rights
-                    lib.capshm_unmap_range(first, end - first)
-                else:
-                    lib.capshm_protect(first, end - first, page_permissions(str(row[2])))
 
 
 def receive(sock: socket.socket) -> Answer:
@@ -271,4 +356,18 @@ def _caller() -> tuple[str, int]:
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
-    return frame.f_code.co_filename[-1024:], frame.f_lineno
+    return shown(frame.f_code.co_filename), frame.f_lineno
+
+
+def shown(name: str) -> str:
+    """The end of a name that is only to be shown, with escapes for bytes of a file name that are no UTF-8."""
+    return name[-1024:].encode(errors="backslashreplace").decode()
+
+
+def _check_names(do: str, arguments: dict[str, Argument]) -> None:
+    for field, value in arguments.items():
+        if type(value) is str and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{do}: {field} {value!r} cannot be written as UTF-8: {error.reason}") from None

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         """A machine's member, as a fork sees it."""
 
         def before_fork(self) -> bool:
-            """False: the child can have no part in the machine. Never raises."""
+            """False: the child can have no part in the machine. Never raises, whatever comes."""
 
         def after_fork_in_parent(self) -> None:
             """Also after a fork that failed."""

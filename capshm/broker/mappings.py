@@ -127,6 +127,7 @@ def _finish(
         )
     if plan.object_needed is not None and memory is not None:
         state.objects.add(memory)
+    member.note_change([(entry.start, entry.end)])
     commit_map(member.space, plan, memory if plan.object_needed is not None else None)
     is_kept = not entry.is_shared or memory is None or state.policy.keeps_capabilities_at_fork(memory)
     body: Answer = {
@@ -172,6 +173,7 @@ def revert(state: State, member: Member, request: messages.Revert, descriptors: 
     entries = [entry for entry in last.entries if entry.start >= request.start]
     needed = {entry.reservation for entry in entries}
     state.record(member, request, is_allowed=False, rule="host", message=f"from {request.start:#x} on")
+    commit_unmap(member.space, [(start, end) for start, end in last.ranges if start >= request.start])
     member.space.restore(entries, [each for each in last.reservations if each.start in needed])
     return Reply({"changes": [[each.start, each.end, each.current.letters, each.inherit] for each in entries]})
 

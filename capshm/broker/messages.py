@@ -10,6 +10,7 @@ Answers: {"n": 7, ...result}, {"n": 7, "refused": {"rule", "errno", "message"}} 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -61,14 +62,17 @@ class Map(Message, frozen=True, tag="map"):
 
 
 class Undo(Message, frozen=True, tag="undo"):
-    """Linux refused to carry out a `map` that was answered: the model forgets the range."""
+    """Linux has carried out a `map`, but not what belongs to it, and has unmapped it: the model forgets the range."""
 
     start: Word
     end: Word
 
 
 class Revert(Message, frozen=True, tag="revert"):
-    """Linux refused to carry out the last `unmap`, `protect`, `inherit` or `shmdt`: nothing from `start` on is new."""
+    """Linux refused to carry out the last `map`, `shmat`, `unmap`, `protect`, `inherit` or `shmdt`.
+
+    From `start` on everything is as it was.
+    """
 
     start: Word
 
@@ -229,6 +233,7 @@ _decoder = msgspec.json.Decoder(Request, strict=True)
 _encoder = msgspec.json.Encoder()
 
 
+_NUMBER = re.compile(rb'"n":\s*(\d{1,15})\s*[,}]')
 _TOP = 1 << 64  # of a whole address space
 
 
@@ -266,7 +271,8 @@ def _number(packet: bytes) -> int:
     try:
         return msgspec.json.decode(packet, type=_Numbered).n
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return 0
+        found = _NUMBER.search(packet)
+        return int(found[1]) if found else 0
 
 
 def encode(answer: Answer) -> bytes:

@@ -297,6 +297,7 @@ class Server:
         if process.member is not None:
             self._service.end(process.member)
         self._forget(process)
+        self._end_if_all_are_gone()
 
     def _forget(self, process: Process) -> None:
         self._loop.remove(process.pidfd)

@@ -45,8 +45,9 @@ class Reply(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a change of mappings has taken the place of."""
+    """What a change of mappings in these ranges has taken the place of."""
 
+    ranges: list[tuple[int, int]]
     entries: list[Entry]
     reservations: list[Reservation]
 
@@ -65,11 +66,11 @@ class Member:
 
     def note_change(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Remember what is in these ranges, which are about to be changed."""
-        entries, reservations = [], set()
-        for start, end in ranges:
+        changed, entries, reservations = list(ranges), [], set()
+        for start, end in changed:
             entries += self.space.within(start, end)
             reservations.update(self.space.reservations_overlapping(start, end))
-        self.last = Change(entries, list(reservations))
+        self.last = Change(changed, entries, list(reservations))
 
     @property
     def serial(self) -> int:

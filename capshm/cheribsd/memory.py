@@ -1,8 +1,8 @@
 """mmap, munmap, mprotect, minherit, mincore.
 
 An address may be a Capability, an int (a number without authority) or None. Lengths are in bytes and go up to whole
-pages. A call is asked of the broker and carried out with the connection's lock in hand, so that calls of several
-threads happen in one order. If the kernel cannot carry out a mapping, the broker forgets it again.
+pages. A call is asked of the broker and carried out undisturbed, so that calls of several threads happen in one order,
+and no signal handler runs meanwhile. If the kernel cannot carry out a mapping, the broker forgets it again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def mmap(
     if not -(1 << 63) <= place < 1 << 63:
         raise ValueError(f"an offset is a 64-bit number, not {place}")
     mine = client.current()
-    with mine.lock:
+
+    def map_it() -> Capability:
         answer = mine.ask(
             "map",
             descriptors=[descriptor] if descriptor >= 0 else [],
@@ -62,12 +63,15 @@ def mmap(
         )
         return carry_out(mine, answer, descriptor, place)
 
+    return mine.undisturbed(map_it)
+
 
 def carry_out(mine: Client, answer: Answer, descriptor: int, offset: int) -> Capability:
     """Map what the broker has decided, and return the capability to it. descriptor: the caller's own, or -1."""
     start, length = answer.number("address"), answer.number("length")
     reserved = answer.numbers("reserved")
     has = answer.text("has")
+    is_mapped = False
     try:
         given = dict(zip(has, answer.descriptors, strict=True))
         number = answer.number("object")
@@ -85,6 +89,7 @@ def carry_out(mine: Client, answer: Answer, descriptor: int, offset: int) -> Cap
             is_clear_writable=bool(answer.number("is_shared")) and "w" in answer.text("maximum"),
             is_kept_at_fork=bool(answer.number("is_kept_at_fork")),
         )
+        is_mapped = True
         if reserved[1] > start + length and reserved[0] == start:
             map_object(start + length, reserved[1] - start - length, letters="")  # the padding: nothing is permitted
         base, extent, permissions = answer.numbers("capability")
@@ -94,8 +99,10 @@ def carry_out(mine: Client, answer: Answer, descriptor: int, offset: int) -> Cap
             .with_permissions(Permissions.from_raw(permissions))
         )
     except BaseException:
-        lib.capshm_unmap_range(start, length)
-        mine.ask("undo", start=start, end=start + length)
+        if not is_mapped:
+            mine.ask("revert", start=start)  # what was there before is there still
+        elif not lib.capshm_unmap_range(start, length):
+            mine.ask("undo", start=start, end=start + length)
         raise
     finally:
         answer.close()
@@ -107,8 +114,7 @@ def munmap(addr: Address, length: SupportsIndex) -> None:
     Refused with EPROT unless `addr` is a capability with SW_VMEM over all of the pages (C15).
     """
     mine = client.current()
-    with mine.lock:
-        unmap(mine.ask("unmap", address=as_argument(addr), length=word("length", length)))
+    mine.undisturbed(lambda: unmap(mine.ask("unmap", address=as_argument(addr), length=word("length", length))))
 
 
 def unmap(answer: Answer) -> None:
@@ -128,7 +134,8 @@ def mprotect(addr: Address, length: SupportsIndex, prot: SupportsIndex) -> None:
     Refused with EPROT for the wrong pointer (B7), EACCES above the maximum (B3). Source: cheribsd.md 1.B.
     """
     mine = client.current()
-    with mine.lock:
+
+    def protect() -> None:
         answer = mine.ask(
             "protect", address=as_argument(addr), length=word("length", length), prot=flag_bits("prot", prot)
         )
@@ -141,6 +148,8 @@ def mprotect(addr: Address, length: SupportsIndex, prot: SupportsIndex) -> None:
                 ffi.errno = number
                 check(status, "mprotect")
 
+    mine.undisturbed(protect)
+
 
 def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> None:
     """Say what children of later forks get of whole pages: INHERIT_SHARE, COPY, NONE or ZERO. All pages, or none.
@@ -149,7 +158,8 @@ def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> No
     """
     kind = operator.index(inherit)
     mine = client.current()
-    with mine.lock:
+
+    def inherit_it() -> None:
         answer = mine.ask(
             "inherit",
             address=as_argument(addr),
@@ -170,6 +180,8 @@ def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> No
                     check(status, "minherit")
         finally:
             answer.close()
+
+    mine.undisturbed(inherit_it)
 
 
 def _protect(row: list[object]) -> int:

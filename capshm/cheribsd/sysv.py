@@ -33,18 +33,20 @@ def shmget(key: SupportsIndex, size: SupportsIndex, flags: SupportsIndex) -> int
 def shmat(shmid: SupportsIndex, addr: Address = None, flags: SupportsIndex = 0) -> Capability:
     """Map a whole segment. flags: SHM_RDONLY, SHM_RND. Source: cheribsd.md 1.H."""
     mine = client.current()
-    with mine.lock:
+
+    def attach() -> Capability:
         answer = mine.ask(
             "shmat", id=flag_bits("shmid", shmid), address=as_argument(addr), flags=flag_bits("flags", flags)
         )
         return carry_out(mine, answer, -1, 0)
 
+    return mine.undisturbed(attach)
+
 
 def shmdt(addr: Address) -> None:
     """Unmap a segment. EPROT unless `addr` is the capability that shmat returned, or one like it (H5)."""
     mine = client.current()
-    with mine.lock:
-        unmap(mine.ask("shmdt", address=as_argument(addr)))
+    mine.undisturbed(lambda: unmap(mine.ask("shmdt", address=as_argument(addr))))
 
 
 def shmctl(shmid: SupportsIndex, cmd: SupportsIndex) -> ShmStatus | None:

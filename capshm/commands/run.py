@@ -56,5 +56,5 @@ def run(
 
 def _attached(command: tuple[str, ...]) -> list[str]:
     if Path(command[0]).suffix == ".py":
-        return [sys.executable, "-m", "capshm._script", *command]
+        return [sys.executable, "-P", "-m", "capshm._script", *command]
     return list(command)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +21,11 @@ RWC = bsd.PROT_READ | bsd.PROT_WRITE | bsd.PROT_CAP
 SIZE = 1 << 16
 
 
-def run(*words: str, machine: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(*words: str, machine: str | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The command as a user types it, outside any machine; machine: its name goes with --machine."""
     environment = {name: value for name, value in os.environ.items() if name != "CAPSHM_MACHINE"}
-    command = [sys.executable, "-m", "capshm", *words, *(["--machine", machine] if machine else [])]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-m", "capshm", *words, *(["--machine", machine] if machine else [])]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def read(*words: str, machine: str | None = None) -> dict[str, list[dict[str, object]]]:
@@ -124,6 +125,21 @@ def test_a_script_runs_attached() -> None:
         assert "here" not in observer.machines()
     finally:
         script.unlink()
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_script_imports_from_its_own_directory() -> None:
+    """capshm run: what lies in the working directory takes no module's place, what lies beside the script can be
+    imported.
+    """
+    with tempfile.TemporaryDirectory() as here, tempfile.TemporaryDirectory() as there:
+        Path(here, "pathlib.py").write_text("raise SystemExit('the wrong one')\n")
+        Path(there, "beside.py").write_text("value = 5\n")
+        script = Path(there, "script.py")
+        script.write_text("import pathlib, beside\nprint(beside.value)\n")
+        done = run("run", "--", str(script), cwd=Path(here))
+        assert (done.returncode, done.stdout) == (0, "5\n"), done.stderr
 
 
 def test_explain_knows_every_rule() -> None:

@@ -1,20 +1,25 @@
 """A machine from the program's side: entering, forking, sharing, leaving. Bodies run in fresh processes."""
 
+import errno
 import itertools
 import os
 import pickle
+import resource
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import capshm
+from capshm import _json, client
 from capshm import cheribsd as bsd
 from capshm._launch import start_broker
 from tests.faults.isolation import isolated
-from tests.faults.processes import Child, ask_child
+from tests.faults.processes import Child, Event, ask_child
 
 MEMORY = 1 << 20
 READ_WRITE = bsd.PROT_READ | bsd.PROT_WRITE
@@ -503,3 +508,136 @@ def test_objects_tell_their_sizes_and_tags() -> None:
         os.close(fd)
         (found,) = machine.objects()
         assert (found.size, found.tag_count) == (-1, 100)
+
+
+@pytest.mark.slow
+@isolated()
+def test_names_that_are_no_utf8() -> None:
+    """Bytes of a file name that are no UTF-8 are refused where they name something, and shown elsewhere."""
+    sys.argv[0] = "caf\udce9.py"
+    with capshm.Machine() as machine:
+        for call in (
+            lambda: bsd.memfd_create("\udc80"),
+            lambda: bsd.shm_unlink("/\udc80"),
+            lambda: bsd.shm_rename("/a", "/b\udc80"),
+        ):
+            with pytest.raises(ValueError, match="cannot be written as UTF-8"):
+                call()
+        program = compile("bsd.mmap(None, 4096, 3, bsd.MAP_ANON | bsd.MAP_PRIVATE)", "\udce9.py", "eval")
+        eval(program, {"bsd": bsd})
+        assert len(machine.mappings(os.getpid())) == 1
+        os.close(bsd.memfd_create("\u00e9"))
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_request_that_cannot_be_read_is_answered() -> None:
+    """An answer without a number, to a packet of which nothing can be read, is the one that is waited for."""
+    with capshm.Machine():
+        link = client.current()._connection
+        assert link is not None
+        _json.write = lambda value: "nonsense"
+        with pytest.raises(capshm.CapshmError, match="no request"):
+            link.ask("processes")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_replaced", [False, True])
+@isolated()
+def test_a_mapping_that_fails_leaves_what_was_there(is_replaced: bool) -> None:
+    """Linux refuses memory for the sideband: MAP_FIXED has replaced nothing, in the model and in memory."""
+    with capshm.Machine() as machine:
+        fd = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR)
+        os.ftruncate(fd, MEMORY)
+        area = bsd.mmap(None, 3 * 4096, READ_WRITE, bsd.MAP_ANON | bsd.MAP_PRIVATE)
+        area.write(4096, b"precious")
+        area.store_capability(4096 + 16, area)
+        bsd.munmap(area.with_address(area.base), 4096)
+        before = [(each.start, each.end, each.object) for each in machine.mappings(os.getpid())]
+        in_use = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * 4096
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (in_use, limits[1]))
+        place, flags = (area, bsd.MAP_SHARED | bsd.MAP_FIXED) if is_replaced else (None, bsd.MAP_SHARED)
+        refusal = _refusal(bsd.mmap, place, 2 * 4096, READ_WRITE, flags, fd)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        assert refusal == (errno.ENOMEM, "host")
+        assert [(each.start, each.end, each.object) for each in machine.mappings(os.getpid())] == before
+        assert area.read(4096, 8) == b"precious"
+        assert area.load_capability(4096 + 16).tag
+        bsd.munmap(area.with_address(area.base + 4096), 2 * 4096)
+        assert machine.mappings(os.getpid()) == []
+
+
+@pytest.mark.slow
+@isolated()
+def test_who_leaves_has_nothing_mapped() -> None:
+    """The broker hears of it afterwards: it must not think that nobody has an object that is mapped still."""
+    with capshm.Machine() as machine:
+        assert machine.broker_pid is not None
+        area = bsd.mmap(None, 4096, CAP, bsd.MAP_SHARED | bsd.MAP_ANON)
+        with Child(_leave_stopped(machine.broker_pid)) as child:
+            place = Path(f"/proc/{child.pid}/maps")
+            while f"{area.base:x}-{area.base + 4096:x} rw" in place.read_text(encoding="utf-8"):
+                os.sched_yield()
+            os.kill(machine.broker_pid, signal.SIGCONT)
+            assert child.wait() == 0
+
+
+def _leave_stopped(broker: int) -> Callable[[], None]:
+    def leave() -> None:
+        os.kill(broker, signal.SIGSTOP)
+        client.leave()
+
+    return leave
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_process_leaves_while_the_machine_ends() -> None:
+    """The broker finds both requests waiting, the end first, and ends when nobody is left, not when it gives up."""
+    with capshm.Machine() as machine:
+        broker = machine.broker_pid
+        assert broker is not None
+        place = Path(f"/proc/{os.getpid()}/wchan")
+        stopped = Event()
+
+        def leave() -> None:
+            stopped.wait()
+            while "packet" not in place.read_text(encoding="ascii"):  # the creator waits for its answer
+                os.sched_yield()
+            link = client.current()._connection
+            assert link is not None
+            assert link._socket is not None
+            link._socket.send(b'{"do":"leave","n":77}')
+            os.kill(broker, signal.SIGCONT)
+            signal.pause()
+
+        child = Child(leave)
+        machine.processes()
+        os.kill(broker, signal.SIGSTOP)
+        stopped.set()
+        start = time.monotonic()
+    assert time.monotonic() - start < 8  # it gives up after 10
+    child.kill()
+
+
+@pytest.mark.slow
+@isolated()
+def test_an_interrupt_before_a_fork() -> None:
+    """Whatever comes while a fork is prepared, the parent goes on, and the child is told that it has no part."""
+    with capshm.Machine():
+        link = client.current()._connection
+
+        def interrupt(*arguments: object, **named: object) -> None:
+            raise KeyboardInterrupt
+
+        link.ask = interrupt  # type: ignore[union-attr, method-assign]
+
+        def look() -> None:
+            with pytest.raises(capshm.NotAttached):
+                bsd.memfd_create("x")
+
+        with Child(look) as child:
+            assert child.wait() == 0
+        del link.ask  # type: ignore[union-attr]
+        os.close(bsd.memfd_create("x"))
