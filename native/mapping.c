@@ -204,13 +204,21 @@ enum status capshm_unmap_range(uint64_t address, uint64_t length) {
 }
 
 enum status capshm_set_inherit(uint64_t address, uint64_t length, bool is_inherited) {
+    if (!capshm_is_attached())
+        return STATUS_NOT_ATTACHED;
     if (!page_table_is_in_arena(address, length))
         return STATUS_INVALID;
-    if (madvise((void *)address, length, is_inherited ? MADV_DOFORK : MADV_DONTFORK) == 0)
-        return STATUS_OK;
-    if (errno == EAGAIN)
+    process_quiesce();
+    const bool is_done = madvise((void *)address, length, is_inherited ? MADV_DOFORK : MADV_DONTFORK) == 0;
+    if (!is_done && errno == EAGAIN)
         errno = ENOMEM; /* madvise's name for too many areas */
-    return STATUS_NO_MEMORY;
+    for (uint64_t page = address; is_done && page < address + length; page += PAGE_BYTES) {
+        const uint64_t kept = page_table_look_up(page) & ~(uint64_t)PAGE_NOT_FOR_CHILDREN;
+        if (kept & PAGE_MAPPED)
+            page_table_set(page, kept | (is_inherited ? 0 : PAGE_NOT_FOR_CHILDREN));
+    }
+    process_resume();
+    return is_done ? STATUS_OK : STATUS_NO_MEMORY;
 }
 
 static void lose_tags(struct region *region) {

@@ -151,7 +151,8 @@ static bool replace_page(uint64_t page) {
     if (copy == MAP_FAILED)
         return false;
     memcpy(copy, snapshot.data, PAGE_BYTES);
-    if (mprotect(copy, PAGE_BYTES, page_protection((uint32_t)entry)) != 0 ||
+    if ((entry & PAGE_NOT_FOR_CHILDREN && madvise(copy, PAGE_BYTES, MADV_DONTFORK) != 0) ||
+        mprotect(copy, PAGE_BYTES, page_protection((uint32_t)entry)) != 0 ||
         mremap(copy, PAGE_BYTES, PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)page) == MAP_FAILED) {
         const int reason = errno;
         munmap(copy, PAGE_BYTES);

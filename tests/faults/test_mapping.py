@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -412,3 +413,38 @@ def test_a_refused_store_copies_no_page() -> None:
         private.store_capabilities(0, [origin.without_tag(), origin])
     origin.write(32, b"again")
     assert private.read(32, 5) == b"later"
+
+
+@pytest.mark.slow
+@isolated()
+def test_what_is_kept_from_children_stays_so_when_its_page_becomes_private() -> None:
+    """I9, I10: a page that was copied since is not even in a child whose hooks have not run."""
+    attach()
+    private = map_at(place(0), Object(), shared=False)
+    assert lib.capshm_set_inherit(private.address, SIZE, False) == lib.STATUS_OK
+    private.write(0, b"by a call")
+    ctypes.memset(private.address + PAGE, 1, 1)
+    assert lib.capshm_protect(private.address, SIZE, DATA) == lib.STATUS_OK
+    private.write(2 * PAGE, b"after a change")
+    assert _read_without_hooks(private.address, 4) == ["SIGSEGV"] * 4
+    assert lib.capshm_set_inherit(private.address, SIZE, True) == lib.STATUS_OK
+    private.write(3 * PAGE, b"later")
+    assert _read_without_hooks(private.address, 4) == ["read"] * 4
+    assert lib.capshm_set_inherit(private.address, SIZE, False) == lib.STATUS_OK
+    fresh = map_at(place(0), Object(), shared=False)
+    fresh.write(0, b"x")
+    assert _read_without_hooks(fresh.address, 1) == ["read"]
+
+
+def _read_without_hooks(address: int, pages: int) -> list[str]:
+    """How children that no hook has prepared end when they read the first byte of each page."""
+    ends = []
+    for page in range(pages):
+        pid = ctypes.PyDLL(None).fork()
+        if pid == 0:
+            signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+            ctypes.string_at(address + page * PAGE, 1)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        ends.append(signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "read")
+    return ends
