@@ -34,6 +34,8 @@ MACHINE_VARIABLE = "CAPSHM_MACHINE"
 
 _PACKET_LIMIT = 64 << 10
 _DESCRIPTORS = 100
+_CHANGES = frozenset({"unmap", "shmdt", "protect", "inherit"})
+"""Requests that `revert` takes back."""
 _PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120  # pathlib is one of the dear imports
 _INT = 4  # bytes of a descriptor in a message
 
@@ -188,6 +190,8 @@ class Connection:
         while self._stale:
             start, length = self._stale.pop()
             self._ask(sock, "undo", (), {"start": start, "end": start + length})
+        if answer.is_cut and do in _CHANGES:
+            self._ask(sock, "revert", (), {"start": 0})
         if answer.is_cut:
             raise errors.Refused(
                 f"process {os.getpid()}: {do}: no descriptor is free for those that the broker's answer came with",
