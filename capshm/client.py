@@ -352,12 +352,19 @@ def map_object(
     is_tags_writable: bool = False,
     is_clear_writable: bool = False,
     is_kept_at_fork: bool = True,
+    filled: tuple[int, int] | None = None,
 ) -> None:
-    """Carry out a mapping that the broker has decided; without `data` it is private anonymous memory."""
+    """Carry out a mapping that the broker has decided; without `data` it is private anonymous memory.
+
+    filled: what is private memory there moves into the object, by these descriptors of data and tags.
+    """
     mapping = ffi.new("struct capshm_object_mapping *")
     mapping.address, mapping.length, mapping.offset = address, length, offset
     mapping.data, mapping.tags, mapping.clear = data, tags, clear
     mapping.object, mapping.permissions = number, page_permissions(letters)
     mapping.is_shared, mapping.is_kept_at_fork = is_shared, is_kept_at_fork
     mapping.is_tags_writable, mapping.is_clear_writable = is_tags_writable, is_clear_writable
-    check(lib.capshm_map_object(mapping), f"map {length} bytes")
+    if filled is not None:
+        check(lib.capshm_move_into_object(mapping, *filled), f"move {length} bytes into an object")
+    else:
+        check(lib.capshm_map_object(mapping), f"map {length} bytes")

@@ -54,6 +54,8 @@ MACHINE_VARIABLE = "CAPSHM_MACHINE"
 
 _PACKET_LIMIT = 64 << 10
 _DESCRIPTORS = 100
+_CHANGES = frozenset({"unmap", "shmdt", "protect", "inherit"})
+"""Requests that `revert` takes back."""
 _PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120  # pathlib is one of the dear imports
 _LINKS_OF_ONE_THREAD = 3  # of /proc/self/task, a directory
 _INT = 4  # bytes of a descriptor in a message
@@ -303,6 +305,8 @@ class Connection:
             raise
         if answer.is_cut and "address" in answer.body:
             self._ask("revert", (), {"start": answer.number("address")})
+        if answer.is_cut and do in _CHANGES:
+            self._ask("revert", (), {"start": 0})
         if answer.is_cut:
             raise errors.Refused(
                 f"process {os.getpid()}: {do}: no descriptor is free for those that the broker's answer came with",

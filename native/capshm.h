@@ -105,6 +105,11 @@ enum {
 /* Maps it over whatever lies there. The descriptors may be closed right after. STATUS_NO_MEMORY: errno tells why, and
  * nothing has changed. */
 enum status capshm_map_object(const struct capshm_object_mapping *mapping);
+/* The same for an object that nobody else has yet, over memory that is all this process's own: the object gets its data
+ * and, if it has tags, its tags, and no store of another thread is lost. data, tags: descriptors of the same memory that
+ * may be written, whatever the mapping itself may; tags -1: it has none. STATUS_NO_MEMORY: errno tells why; whenever it
+ * fails, only the object may have changed. */
+enum status capshm_move_into_object(const struct capshm_object_mapping *mapping, int data, int tags);
 /* Gives the mapped pages of a range other permissions. STATUS_NO_MEMORY: the page table says so, but the kernel had no
  * memory to follow: raw accesses may be refused or permitted as before. */
 enum status capshm_protect(uint64_t address, uint64_t length, uint32_t permissions);

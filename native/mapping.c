@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "capshm.h"
+#include "checks.h"
 #include "page_table.h"
 #include "private.h"
 #include "process.h"
@@ -114,15 +115,16 @@ static enum status map_object(const struct capshm_object_mapping *mapping, const
     return status;
 }
 
-enum status capshm_map_object(const struct capshm_object_mapping *mapping) {
-    if (!capshm_is_attached())
-        return STATUS_NOT_ATTACHED;
-    if (!page_table_is_in_arena(mapping->address, mapping->length) || mapping->offset % PAGE_BYTES != 0 ||
-        mapping->offset > OBJECT_SIZE_MAX || mapping->length > OBJECT_SIZE_MAX - mapping->offset ||
-        (mapping->permissions & ~(uint32_t)PAGE_PERMISSIONS) != 0 ||
-        (mapping->data >= 0 && (mapping->object == 0 || mapping->object >= GATE_OBJECTS)))
-        return STATUS_INVALID;
-    struct region_place place = {
+static bool is_valid(const struct capshm_object_mapping *mapping) {
+    return page_table_is_in_arena(mapping->address, mapping->length) && mapping->offset % PAGE_BYTES == 0 &&
+           mapping->offset <= OBJECT_SIZE_MAX && mapping->length <= OBJECT_SIZE_MAX - mapping->offset &&
+           (mapping->permissions & ~(uint32_t)PAGE_PERMISSIONS) == 0 &&
+           (mapping->data < 0 || (mapping->object != 0 && mapping->object < GATE_OBJECTS));
+}
+
+/* But for the sidebands. */
+static struct region_place place_of(const struct capshm_object_mapping *mapping) {
+    return (struct region_place){
         .base = mapping->address,
         .length = mapping->length,
         .first_line = mapping->offset >> LINE_DATA_SHIFT,
@@ -132,6 +134,14 @@ enum status capshm_map_object(const struct capshm_object_mapping *mapping) {
         .is_copied_on_write = !mapping->is_shared,
         .is_lost_at_fork = !mapping->is_kept_at_fork && mapping->is_shared,
     };
+}
+
+enum status capshm_map_object(const struct capshm_object_mapping *mapping) {
+    if (!capshm_is_attached())
+        return STATUS_NOT_ATTACHED;
+    if (!is_valid(mapping))
+        return STATUS_INVALID;
+    struct region_place place = place_of(mapping);
     if (mapping->data >= 0 && !map_sidebands(mapping, &place)) {
         const int reason = errno;
         unmap_sidebands(&place);
@@ -149,21 +159,22 @@ enum status capshm_map_object(const struct capshm_object_mapping *mapping) {
     return status;
 }
 
-/* The longest run of pages from address on whose entries ask the kernel for the same. */
-static uint64_t run_length(uint64_t address, uint64_t end) {
-    const int protection = page_protection((uint32_t)page_table_look_up(address));
-    uint64_t page = address + PAGE_BYTES;
-    while (page < end && page_protection((uint32_t)page_table_look_up(page)) == protection)
-        page += PAGE_BYTES;
-    return page - address;
+/* What the entry of a page asks the kernel for; while its memory is copied: the page may be read, and not written. */
+static int protection_of(uint64_t page, bool is_being_copied) {
+    const int protection = page_protection((uint32_t)page_table_look_up(page));
+    return is_being_copied ? (protection | PROT_READ) & ~PROT_WRITE : protection;
 }
 
-static bool protect_as_entries_say(uint64_t address, uint64_t length) {
-    for (uint64_t page = address, end = address + length; page < end;) {
-        const uint64_t run = run_length(page, end);
-        if (mprotect((void *)page, run, page_protection((uint32_t)page_table_look_up(page))) != 0)
+/* By the longest runs that have the kernel asked for the same. */
+static bool protect_pages(uint64_t address, uint64_t length, bool are_being_copied) {
+    for (uint64_t first = address, end = address + length; first < end;) {
+        const int protection = protection_of(first, are_being_copied);
+        uint64_t page = first + PAGE_BYTES;
+        while (page < end && protection_of(page, are_being_copied) == protection)
+            page += PAGE_BYTES;
+        if (mprotect((void *)first, page - first, protection) != 0)
             return false;
-        page += run;
+        first = page;
     }
     return true;
 }
@@ -181,9 +192,119 @@ enum status capshm_protect(uint64_t address, uint64_t length, uint32_t permissio
         if (entry & PAGE_MAPPED)
             page_table_set(page, kept | first_permissions(region, permissions));
     }
-    const bool is_done = protect_as_entries_say(address, length);
+    const bool is_done = protect_pages(address, length, false);
     process_resume();
     return is_done ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
+/* Where a range that moves is written: the memory of its new object, outside the arena. */
+struct destination {
+    char *data;
+    struct region_place place; /* its sidebands, for the addresses of the range */
+};
+
+static bool map_destination(const struct capshm_object_mapping *mapping, int data, int tags,
+                            struct destination *destination) {
+    struct capshm_object_mapping writable = *mapping;
+    writable.tags = tags;
+    writable.is_tags_writable = true;
+    *destination = (struct destination){.data = MAP_FAILED, .place = place_of(&writable)};
+    if (!map_sidebands(&writable, &destination->place))
+        return false;
+    destination->data = mmap(NULL, mapping->length, PROT_READ | PROT_WRITE, MAP_SHARED, data, (off_t)mapping->offset);
+    return destination->data != MAP_FAILED;
+}
+
+static void unmap_destination(const struct capshm_object_mapping *mapping, const struct destination *destination) {
+    if (destination->data != MAP_FAILED)
+        munmap(destination->data, mapping->length);
+    unmap_sidebands(&destination->place);
+}
+
+/* Whether all of these pages are this process's own, or become so when they are written. */
+static bool has_only_own_pages(uint64_t address, uint64_t length) {
+    for (uint64_t page = address; page < address + length; page += PAGE_BYTES) {
+        const struct region *const region = page_table_region(page_table_look_up(page));
+        if (region == NULL || (region != page_table_private_region() && !region->is_copied_on_write))
+            return false;
+    }
+    return true;
+}
+
+/* Alone, and nobody writes past the library. LINE_FAULTED: no memory for the copy. */
+static enum line_result copy_out(const struct capshm_object_mapping *mapping, const struct destination *destination,
+                                 struct line_place *held) {
+    struct region *region = NULL;
+    if (mapping->tags >= 0) {
+        region = page_table_add_region(&destination->place);
+        if (region == NULL)
+            return LINE_FAULTED;
+    }
+    const enum line_result result =
+        private_copy_out(mapping->address, mapping->length, destination->data, region, held);
+    if (region != NULL)
+        page_table_drop_region(region);
+    return result;
+}
+
+/* STATUS_AGAIN: somebody in another process had a line in hand. */
+static enum status try_to_move(const struct capshm_object_mapping *mapping, const struct region_place *place,
+                               const struct destination *destination, uint64_t *waited) {
+    enum status status = enter_alone();
+    if (status != STATUS_OK)
+        return status;
+    if (!has_only_own_pages(mapping->address, mapping->length)) {
+        leave_alone();
+        return STATUS_INVALID;
+    }
+    private_hold_raw_writes();
+    struct line_place held;
+    enum line_result result = LINE_DONE;
+    status = protect_pages(mapping->address, mapping->length, true) ? STATUS_OK : STATUS_NO_MEMORY;
+    if (status == STATUS_OK)
+        result = copy_out(mapping, destination, &held);
+    if (result == LINE_FAULTED) {
+        errno = ENOMEM;
+        status = STATUS_NO_MEMORY;
+    } else if (result == LINE_DONE && status == STATUS_OK) {
+        status = map_object(mapping, place);
+        if (status == STATUS_OK) {
+            leave_alone();
+            return STATUS_OK;
+        }
+    }
+    const int reason = errno;
+    protect_pages(mapping->address, mapping->length, false);
+    errno = reason;
+    if (result != LINE_HELD) {
+        leave_alone();
+        return status;
+    }
+    process_resume(); /* still inside the gate */
+    return leave_unfinished(held, result, 0, (uint64_t)held.data, waited);
+}
+
+enum status capshm_move_into_object(const struct capshm_object_mapping *mapping, int data, int tags) {
+    if (!capshm_is_attached())
+        return STATUS_NOT_ATTACHED;
+    if (!is_valid(mapping) || mapping->data < 0 || !mapping->is_shared || (mapping->tags >= 0) != (tags >= 0) ||
+        (tags >= 0 && mapping->clear < 0))
+        return STATUS_INVALID;
+    struct region_place place = place_of(mapping);
+    struct destination destination = {.data = MAP_FAILED};
+    enum status status = STATUS_NO_MEMORY;
+    if (map_sidebands(mapping, &place) && map_destination(mapping, data, tags, &destination)) {
+        uint64_t waited = 0;
+        do
+            status = try_to_move(mapping, &place, &destination, &waited);
+        while (status == STATUS_AGAIN);
+    }
+    const int reason = errno;
+    unmap_destination(mapping, &destination);
+    if (status != STATUS_OK)
+        unmap_sidebands(&place);
+    errno = reason;
+    return status;
 }
 
 enum status capshm_unmap_range(uint64_t address, uint64_t length) {
@@ -204,13 +325,21 @@ enum status capshm_unmap_range(uint64_t address, uint64_t length) {
 }
 
 enum status capshm_set_inherit(uint64_t address, uint64_t length, bool is_inherited) {
+    if (!capshm_is_attached())
+        return STATUS_NOT_ATTACHED;
     if (!page_table_is_in_arena(address, length))
         return STATUS_INVALID;
-    if (madvise((void *)address, length, is_inherited ? MADV_DOFORK : MADV_DONTFORK) == 0)
-        return STATUS_OK;
-    if (errno == EAGAIN)
+    process_quiesce();
+    const bool is_done = madvise((void *)address, length, is_inherited ? MADV_DOFORK : MADV_DONTFORK) == 0;
+    if (!is_done && errno == EAGAIN)
         errno = ENOMEM; /* madvise's name for too many areas */
-    return STATUS_NO_MEMORY;
+    for (uint64_t page = address; is_done && page < address + length; page += PAGE_BYTES) {
+        const uint64_t kept = page_table_look_up(page) & ~(uint64_t)PAGE_NOT_FOR_CHILDREN;
+        if (kept & PAGE_MAPPED)
+            page_table_set(page, kept | (is_inherited ? 0 : PAGE_NOT_FOR_CHILDREN));
+    }
+    process_resume();
+    return is_done ? STATUS_OK : STATUS_NO_MEMORY;
 }
 
 static void lose_tags(struct region *region) {

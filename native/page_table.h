@@ -10,7 +10,8 @@
  *     bits 6 to 7   load generation (CRG), for revokers with a load barrier
  *     bit 8         a write first makes the page this process's own (private.h); bit 1 is clear until then
  *     bit 9         may be executed: capshm only passes it on to the kernel
- *     bits 10 to 63 address of the region that the page belongs to: where its tag lines, twins and clear map are
+ *     bit 10        the kernel keeps it from children (MADV_DONTFORK), and what takes its place as well
+ *     bits 11 to 63 address of the region that the page belongs to: where its tag lines, twins and clear map are
  *
  * The table is private memory of the process and touched only for mapped parts of the arena; fork copies it by itself.
  * Entries change only while no thread of the process is inside an operation that uses them, or by single stores that
@@ -35,8 +36,9 @@ enum {
     PAGE_LOAD_GENERATION_SHIFT = 6,
     PAGE_COPY = 1u << 8,
     PAGE_EXECUTE = 1u << 9,
+    PAGE_NOT_FOR_CHILDREN = 1u << 10,
     PAGE_PERMISSIONS = PAGE_READ | PAGE_WRITE | PAGE_LOAD_CAP | PAGE_STORE_CAP | PAGE_EXECUTE,
-    PAGE_FLAGS = 0x3ff,
+    PAGE_FLAGS = 0x7ff,
     REGIONS = 1 << 16,
     REGION_AREAS = 3,
 };

@@ -112,11 +112,11 @@ static enum line_result take_snapshot_of_any(uint64_t page, struct line_place *p
     return result;
 }
 
-/* Nobody else looks at these lines: the page does not belong to the private region yet. */
-static void set_tags(uint64_t page, const struct granule *data, const uint64_t *tagged) {
+/* Nobody else looks at these lines: the page does not belong to the region yet. */
+static void set_tags(const struct region *region, uint64_t page, const struct granule *data, const uint64_t *tagged) {
     for (uint32_t line = 0; line < PAGE_LINES; line++) {
         const struct line_place place =
-            line_place_of(page_table_private_region(), page + line * LINE_DATA_SIZE, LINE_GRANULES);
+            line_place_of((struct region *)region, page + line * LINE_DATA_SIZE, LINE_GRANULES);
         for (uint64_t left = tagged[line]; left != 0; left &= left - 1) {
             const uint32_t i = (uint32_t)__builtin_ctzll(left);
             place.twin[i] = data[line * LINE_GRANULES + i];
@@ -151,20 +151,20 @@ static bool replace_page(uint64_t page) {
     if (copy == MAP_FAILED)
         return false;
     memcpy(copy, snapshot.data, PAGE_BYTES);
-    if (mprotect(copy, PAGE_BYTES, page_protection((uint32_t)entry)) != 0 ||
+    if ((entry & PAGE_NOT_FOR_CHILDREN && madvise(copy, PAGE_BYTES, MADV_DONTFORK) != 0) ||
+        mprotect(copy, PAGE_BYTES, page_protection((uint32_t)entry)) != 0 ||
         mremap(copy, PAGE_BYTES, PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)page) == MAP_FAILED) {
         const int reason = errno;
         munmap(copy, PAGE_BYTES);
         errno = reason;
         return false;
     }
-    set_tags(page, snapshot.data, snapshot.tagged);
+    set_tags(page_table_private_region(), page, snapshot.data, snapshot.tagged);
     page_table_set(page, entry);
     return true;
 }
 
-/* Enters the gate while the other threads of the process are kept out; leave_alone ends both. */
-static enum status enter_alone(void) {
+enum status enter_alone(void) {
     for (;;) {
         process_quiesce();
         if (gate_try_enter() != NULL)
@@ -176,7 +176,7 @@ static enum status enter_alone(void) {
     }
 }
 
-static void leave_alone(void) {
+void leave_alone(void) {
     gate_leave();
     process_resume();
 }
@@ -211,23 +211,56 @@ enum status leave_refused(enum status status, uint32_t authority) {
     return status == STATUS_COPY_FIRST ? private_copy_page(thread_fault.address, authority) : status;
 }
 
-/* A raw write to a page that is not private yet. Another thread may have copied it since the fault: then the write is
- * tried again, but not for ever, because somebody may have protected the page past capshm. */
+static uint64_t holds; /* how often raw writes were held; with the lock of the process in hand */
+
+void private_hold_raw_writes(void) {
+    holds++;
+}
+
+/* A raw write to a page that is not private yet, or that was held. Another thread may have copied the page since the
+ * fault, or ended the hold: then the write is tried again, but not for ever, because somebody may have protected the
+ * page past capshm. */
 static bool copy_for_raw_write(uint64_t address) {
-    static _Thread_local uint64_t tried_again;
-    const uint64_t entry = address_space.entries == NULL ? 0 : page_table_look_up(address);
+    static _Thread_local struct {
+        uint64_t address;
+        uint64_t holds;
+    } tried_again;
+    uint64_t entry = address_space.entries == NULL ? 0 : page_table_look_up(address);
     if (entry & PAGE_COPY) {
-        tried_again = 0;
+        tried_again.address = 0;
         return private_copy_page(address, 0) == STATUS_AGAIN;
     }
-    if (!(entry & PAGE_WRITE) || page_table_region(entry) != page_table_private_region() || tried_again == address)
+    if (!(entry & PAGE_WRITE))
         return false;
-    tried_again = address;
+    process_lock(); /* waits for the end of a hold */
+    entry = page_table_look_up(address);
+    const uint64_t now = holds;
+    process_unlock();
+    if (!(entry & (PAGE_WRITE | PAGE_COPY)) || (tried_again.address == address && tried_again.holds == now))
+        return false;
+    tried_again.address = address;
+    tried_again.holds = now;
     return true;
 }
 
 void private_handle_raw_writes(void) {
     program_write_fault = copy_for_raw_write;
+}
+
+enum line_result private_copy_out(uint64_t address, uint64_t length, char *copy, const struct region *region,
+                                  struct line_place *place) {
+    for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES) {
+        const enum line_result result = take_snapshot(address + offset, place);
+        if (result == LINE_HELD)
+            return LINE_HELD;
+        if (result == LINE_FAULTED)
+            memset(&snapshot, 0, sizeof snapshot);
+        if (!program_copy(copy + offset, snapshot.data, PAGE_BYTES))
+            return LINE_FAULTED;
+        if (region != NULL)
+            set_tags(region, address + offset, snapshot.data, snapshot.tagged);
+    }
+    return LINE_DONE;
 }
 
 static enum status stage_page(uint64_t page, struct stage *stage, uint64_t offset) {
@@ -298,7 +331,7 @@ static enum status adopt(struct stage *staged, uint64_t address, uint32_t permis
         return STATUS_NO_MEMORY;
     private_forget(address, length);
     for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES)
-        set_tags(address + offset, (const struct granule *)(staged->data + offset),
+        set_tags(page_table_private_region(), address + offset, (const struct granule *)(staged->data + offset),
                  staged->tagged + (offset >> LINE_DATA_SHIFT));
     if (mprotect(staged->data, length, page_protection(permissions)) != 0 ||
         mremap(staged->data, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)address) == MAP_FAILED) {

@@ -14,12 +14,17 @@
  * The snapshot is made inside the gate and while the other threads of the process are kept out, elsewhere, and moved
  * into its place by one mremap: a raw reader sees the old page or the new one. A death in the middle ends the only
  * process that could have seen anything.
+ *
+ * A range that moves into an object (capshm_move_into_object) is copied at one instant, too: nobody may write it past
+ * the library then, and whoever tries waits in the handler of the fault. Only system calls that write there see it:
+ * they end with EFAULT.
  */
 #ifndef CAPSHM_PRIVATE_H
 #define CAPSHM_PRIVATE_H
 
 #include "fault.h"
 #include "page_table.h"
+#include "sideband.h"
 
 /* Reserves the sideband of the private region, once. STATUS_NO_MEMORY: errno tells why. */
 enum status private_initialize(void);
@@ -34,6 +39,20 @@ enum status private_copy_page(uint64_t address, uint32_t authority);
 
 /* Lets program.h's handler answer raw writes to such pages. */
 void private_handle_raw_writes(void);
+
+/* Enters the gate while the other threads of the process are kept out; leave_alone ends both. */
+enum status enter_alone(void);
+void leave_alone(void);
+
+/* Between enter_alone and leave_alone: until then raw writes may fault although the page table permits them; they wait,
+ * and are tried again. */
+void private_hold_raw_writes(void);
+
+/* Writes data and tags of pages that may be read and that nobody writes into other memory: the data to copy, the tags
+ * where region says that those of the same addresses are; NULL: nowhere. Pages past the end of their object are zero
+ * and untagged. LINE_FAULTED: the copy could not be written. LINE_HELD: by somebody in another process, at *place. */
+enum line_result private_copy_out(uint64_t address, uint64_t length, char *copy, const struct region *region,
+                                  struct line_place *place);
 
 /* Leaves the gate with a refusal, unless the refusal was that of a page that must be copied first: STATUS_AGAIN then. */
 enum status leave_refused(enum status status, uint32_t authority);

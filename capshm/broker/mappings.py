@@ -6,14 +6,12 @@ where it may store; data read-only where the maximum has no WRITE, so that the k
 
 from __future__ import annotations
 
-import errno
 import os
 
 from capshm.broker import messages, openings
 from capshm.broker.messages import Answer, Value
 from capshm.broker.segments import new_memfd, reopen
 from capshm.broker.state import Member, Reply, State
-from capshm.encoding import representable_length, representable_mask
 from capshm.errors import CapshmError
 from capshm.model.address_space import Entry
 from capshm.model.constants import SHM_RDONLY
@@ -227,7 +225,7 @@ def inherit(state: State, member: Member, request: messages.Inherit, descriptors
             if entry.maximum & Rights.CAP:
                 given.append(("t", os.dup(sideband.tags)))
             given.append(("c", os.dup(sideband.clear)))
-            moves.append(_describe_move(state, member, entry, memory, "".join(has for has, _ in given[first:])))
+            moves.append(_describe_move(state, entry, memory, "".join(has for has, _ in given[first:])))
             state.record(member, request, number=memory.id, message=_message(request, entry, memory))
     except BaseException:
         for _, fd in given:
@@ -235,22 +233,16 @@ def inherit(state: State, member: Member, request: messages.Inherit, descriptors
         raise
     for memory in made:
         state.objects.add(memory)
-    if not made:
-        member.note_change((entry.start, entry.end) for entry in plan.entries)
+    member.note_change((entry.start, entry.end) for entry in plan.entries)
     commit_inherit(member.space, plan, made)
     changes: list[Value] = [[entry.start, entry.end] for entry in plan.entries]
     return Reply({"changes": changes, "moves": moves}, [fd for _, fd in given])
 
 
-def _describe_move(state: State, member: Member, entry: Entry, memory: MemoryObject, has: str) -> Value:
-    """start, end, a free place to fill the object at, rights, object, is_kept_at_fork, has, maximum."""
-    length = entry.end - entry.start
-    place = member.space.find_free(representable_length(length), max(4096, (1 << 64) - representable_mask(length)))
-    if place is None:
-        raise openings.HostRefusal(errno.ENOMEM, f"the arena has no room to copy {length} bytes")
+def _describe_move(state: State, entry: Entry, memory: MemoryObject, has: str) -> Value:
+    """start, end, object, rights, maximum, is_kept_at_fork, has."""
     is_kept = state.policy.keeps_capabilities_at_fork(memory)
-    rights, maximum = entry.current.letters, entry.maximum.letters
-    return [entry.start, entry.end, place, rights, memory.id, is_kept, has, maximum]
+    return [entry.start, entry.end, memory.id, entry.current.letters, entry.maximum.letters, is_kept, has]
 
 
 def _address(address: messages.Address) -> Address:

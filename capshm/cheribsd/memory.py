@@ -154,6 +154,7 @@ def mprotect(addr: Address, length: SupportsIndex, prot: SupportsIndex) -> None:
 def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> None:
     """Say what children of later forks get of whole pages: INHERIT_SHARE, COPY, NONE or ZERO. All pages, or none.
 
+    Where Linux has no memory for private memory to become shared, what lies before it stays shared.
     Source: cheribsd.md 1.I.
     """
     kind = operator.index(inherit)
@@ -166,18 +167,20 @@ def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> No
             length=word("length", length),
             inherit=flag_bits("inherit", kind),
         )
+        moved = 0  # there, and before it, nothing can be taken back
         try:
             moves = answer.rows("moves")
+            moving = [row[0] for row in moves]
+            for row in answer.rows("changes"):
+                if row[0] not in moving:
+                    check(_set_inherit(row, kind), "minherit")
             for row in moves:
                 _move_into_object(row, answer.descriptors)
-            for row in answer.rows("changes"):
-                status = _set_inherit(row, kind)
-                if status:
-                    number = ffi.errno
-                    for old in [] if moves else mine.ask("revert", start=0).rows("changes"):
-                        _set_inherit(old, int(str(old[3])))
-                    ffi.errno = number
-                    check(status, "minherit")
+                moved = int(str(row[1]))
+        except BaseException:
+            for old in mine.ask("revert", start=moved).rows("changes"):
+                _set_inherit(old, int(str(old[3])))
+            raise
         finally:
             answer.close()
 
@@ -199,15 +202,17 @@ def _set_inherit(row: list[object], kind: int) -> int:
 
 
 def _move_into_object(row: list[object], descriptors: list[int]) -> None:
-    """Make private memory shared: fill its new object at a place of its own, tags included, then map it instead."""
-    start, end, place, number = (int(str(row[index])) for index in (0, 1, 2, 4))
-    letters, has, maximum = str(row[3]), str(row[6]), str(row[7])
-    given = {letter: descriptors.pop(0) for letter in has}
-    everything = "rwRW" if "t" in given else "rw"
-
-    def map_at(address: int, letters: str, maximum: str) -> None:
+    """Make private memory shared: it moves into its new object, tags included, which is mapped in its place."""
+    start, end, number = (int(str(row[index])) for index in range(3))
+    letters, maximum, has = str(row[3]), str(row[4]), str(row[6])
+    filled = {letter: descriptors.pop(0) for letter in has}
+    given = filled.copy()
+    try:
+        for letter, right in (("d", "w"), ("t", "W")):
+            if letter in filled and right not in maximum:
+                given[letter] = os.open(f"/proc/self/fd/{filled[letter]}", os.O_RDONLY | os.O_CLOEXEC)
         map_object(
-            address,
+            start,
             end - start,
             letters=letters,
             data=given["d"],
@@ -218,21 +223,10 @@ def _move_into_object(row: list[object], descriptors: list[int]) -> None:
             is_tags_writable="W" in maximum,
             is_clear_writable=True,
             is_kept_at_fork=bool(row[5]),
+            filled=(filled["d"], filled.get("t", -1)),
         )
-
-    try:
-        map_at(place, everything, everything)
-        check(lib.capshm_protect(start, end - start, page_permissions(everything)), "minherit")
-        root = make(start, lib.METADATA_ROOT, tag=True)
-        root.copy_to(root.with_address(place), end - start)
-        check(lib.capshm_unmap_range(place, end - start), "minherit")
-        for has, right in (("d", "w"), ("t", "W")):
-            if has in given and right not in maximum:
-                writable, given[has] = given[has], os.open(f"/proc/self/fd/{given[has]}", os.O_RDONLY | os.O_CLOEXEC)
-                os.close(writable)
-        map_at(start, letters, maximum)
     finally:
-        for fd in given.values():
+        for fd in {*filled.values(), *given.values()}:
             os.close(fd)
 
 

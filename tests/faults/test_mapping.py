@@ -2,7 +2,9 @@
 
 import ctypes
 import functools
+import itertools
 import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +70,32 @@ def map_at(
     taggable: bool = True,
 ) -> Capability:
     """Map an object, or private memory, and return a capability over it."""
+    mapping = _mapping(address, of, length, offset, permissions, shared, kept, taggable)
+    assert lib.capshm_map_object(mapping) == lib.STATUS_OK, os.strerror(ffi.errno)
+    return _over(address, length)
+
+
+def move(memory: Capability, of: Object, *, permissions: int = ALL, taggable: bool = True) -> int:
+    """Move private memory into an object; the status."""
+    mapping = _mapping(memory.address, of, memory.length, 0, permissions, True, True, taggable)
+    status: int = lib.capshm_move_into_object(mapping, of.data, of.tags if taggable else -1)
+    return status
+
+
+def _over(address: int, length: int) -> Capability:
+    return capability.make(address, lib.METADATA_ROOT, tag=True).with_bounds(length).with_permissions(MEMORY)
+
+
+def _mapping(
+    address: int,
+    of: Object | None,
+    length: int,
+    offset: int,
+    permissions: int,
+    shared: bool,
+    kept: bool,
+    taggable: bool,
+) -> object:
     mapping = ffi.new("struct capshm_object_mapping *")
     mapping.address, mapping.length, mapping.offset, mapping.permissions = address, length, offset, permissions
     mapping.data, mapping.tags, mapping.clear = -1, -1, -1
@@ -77,8 +105,7 @@ def map_at(
             mapping.tags, mapping.clear = of.tags, of.clear
     mapping.is_shared, mapping.is_tags_writable, mapping.is_kept_at_fork = shared, shared, kept
     mapping.is_clear_writable = shared
-    assert lib.capshm_map_object(mapping) == lib.STATUS_OK, os.strerror(ffi.errno)
-    return capability.make(address, lib.METADATA_ROOT, tag=True).with_bounds(length).with_permissions(MEMORY)
+    return mapping
 
 
 @pytest.mark.slow
@@ -412,3 +439,148 @@ def test_a_refused_store_copies_no_page() -> None:
         private.store_capabilities(0, [origin.without_tag(), origin])
     origin.write(32, b"again")
     assert private.read(32, 5) == b"later"
+
+
+@pytest.mark.slow
+@isolated()
+def test_what_is_kept_from_children_stays_so_when_its_page_becomes_private() -> None:
+    """I9, I10: a page that was copied since is not even in a child whose hooks have not run."""
+    attach()
+    private = map_at(place(0), Object(), shared=False)
+    assert lib.capshm_set_inherit(private.address, SIZE, False) == lib.STATUS_OK
+    private.write(0, b"by a call")
+    ctypes.memset(private.address + PAGE, 1, 1)
+    assert lib.capshm_protect(private.address, SIZE, DATA) == lib.STATUS_OK
+    private.write(2 * PAGE, b"after a change")
+    assert _read_without_hooks(private.address, 4) == ["SIGSEGV"] * 4
+    assert lib.capshm_set_inherit(private.address, SIZE, True) == lib.STATUS_OK
+    private.write(3 * PAGE, b"later")
+    assert _read_without_hooks(private.address, 4) == ["read"] * 4
+    assert lib.capshm_set_inherit(private.address, SIZE, False) == lib.STATUS_OK
+    fresh = map_at(place(0), Object(), shared=False)
+    fresh.write(0, b"x")
+    assert _read_without_hooks(fresh.address, 1) == ["read"]
+
+
+def _read_without_hooks(address: int, pages: int) -> list[str]:
+    """How children that no hook has prepared end when they read the first byte of each page."""
+    ends = []
+    for page in range(pages):
+        pid = ctypes.PyDLL(None).fork()
+        if pid == 0:
+            signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+            ctypes.string_at(address + page * PAGE, 1)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        ends.append(signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else "read")
+    return ends
+
+
+@pytest.mark.slow
+@isolated()
+def test_private_memory_moves_into_an_object() -> None:
+    """Data and tags go along, of pages that may not be read now as well; what lies past the end of a file is zero."""
+    attach()
+    of, new = Object(size=2 * PAGE), Object(2)
+    origin, memory = map_at(place(0), of), map_at(place(1), of, shared=False, length=4 * PAGE)
+    origin.store_capability(0, origin)
+    memory.store_capability(PAGE, memory)
+    map_at(place(1) + 3 * PAGE, length=PAGE)
+    memory.store_capability(3 * PAGE + 16, memory)
+    assert lib.capshm_protect(memory.address, 4 * PAGE, 0) == lib.STATUS_OK
+    before = _sidebands()
+    assert move(memory, new, permissions=lib.PAGE_READ) == lib.STATUS_OK
+    assert _sidebands() == before
+    assert memory.read(2 * PAGE, PAGE) == bytes(PAGE)
+    with pytest.raises(PageViolation):
+        memory.write(0, b"x")
+    assert lib.capshm_protect(memory.address, 4 * PAGE, ALL) == lib.STATUS_OK
+    seen = map_at(place(2), new)
+    tagged = {offset: memory.load_capability(offset) for offset in range(0, 4 * PAGE, 16)}
+    assert {offset: value for offset, value in tagged.items() if value.tag} == {
+        0: origin,
+        PAGE: memory,
+        3 * PAGE + 16: memory,
+    }
+    memory.store_capability(2 * PAGE, memory)
+    ctypes.memset(memory.address + 3 * PAGE, 7, 1)
+    assert seen.load_capability(2 * PAGE) == memory
+    assert seen.read(3 * PAGE, 1) == b"\7"
+    assert origin.load_capability(0) == origin
+
+    plain = map_at(place(3))
+    plain.store_capability(0, plain)
+    assert move(plain, Object(3), taggable=False) == lib.STATUS_OK
+    assert plain.load_capability(0) == plain.without_tag()
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_move_that_fails_changes_nothing() -> None:
+    """Where the object has no room for the copy, or the range is not the process's own, everything is as it was."""
+    attach()
+    shared, small = map_at(place(2), Object(2)), Object(3, size=PAGE)
+    memories = [map_at(place(0)), map_at(place(1), Object(), shared=False)]
+    for memory in memories:
+        memory.store_capability(0, memory)
+        memory.store_capability(2 * PAGE, memory)
+        lib.capshm_protect(memory.address + PAGE, PAGE, lib.PAGE_WRITE)
+        before = Path("/proc/self/maps").read_text(encoding="ascii")
+        entries = [lib.capshm_page_entry(page) for page in range(memory.address, memory.address + SIZE, PAGE)]
+        assert move(memory, small) == lib.STATUS_NO_MEMORY
+        assert [lib.capshm_page_entry(page) for page in range(memory.address, memory.address + SIZE, PAGE)] == entries
+        assert Path("/proc/self/maps").read_text(encoding="ascii") == before
+        ctypes.memset(memory.address + 16, 1, 1)
+        ctypes.memset(memory.address + PAGE, 1, 1)
+        assert memory.load_capability(2 * PAGE) == memory
+        with Child(functools.partial(memory.write, 0, b"child")) as child:
+            assert child.wait() == 0
+        assert memory.load_capability(0) == memory
+    shared.store_capability(0, shared)
+    assert move(shared, Object(4)) == lib.STATUS_INVALID
+    assert move(_over(place(3), PAGE), Object(4)) == lib.STATUS_INVALID
+    assert shared.load_capability(0) == shared
+
+
+@pytest.mark.slow
+@isolated()
+def test_no_store_is_lost_while_memory_moves() -> None:
+    """Other threads store bytes past the library and capabilities through it; each store is found again."""
+    attach()
+    for turn in range(1, 5):
+        counted, kept = _store_while_it_moves(map_at(place(0), length=16 << 20), Object(turn, size=16 << 20))
+        assert counted == ctypes.c_uint64.from_address(place(0)).value > 0
+        assert kept == {True}
+
+
+def _store_while_it_moves(memory: Capability, of: Object) -> tuple[int, set[bool]]:
+    """How often another thread has counted in the first word, and the tags that a third found of what it stored."""
+    counter = ctypes.c_uint64.from_address(memory.address)
+    begun, ends = threading.Barrier(3), threading.Event()
+    counted, kept = 0, set()
+
+    def count() -> None:
+        nonlocal counted
+        begun.wait()
+        while not ends.is_set():
+            counter.value += 1
+            counted += 1
+
+    def store() -> None:
+        begun.wait()
+        for offset in itertools.cycle(range(PAGE, memory.length, PAGE)):
+            memory.store_capability(offset, memory)
+            kept.add(memory.load_capability(offset).tag)
+            if ends.is_set():
+                break
+
+    threads = [threading.Thread(target=body) for body in (count, store)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    status = move(memory, of)
+    ends.set()
+    for thread in threads:
+        thread.join()
+    assert status == lib.STATUS_OK
+    return counted, kept

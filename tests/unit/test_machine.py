@@ -1,6 +1,8 @@
 """A machine from the program's side: entering, forking, sharing, leaving. Bodies run in fresh processes."""
 
+import ctypes
 import errno
+import functools
 import itertools
 import os
 import pickle
@@ -190,6 +192,77 @@ def test_inherit_share() -> None:
         assert ask_child(change) == (True, b"data")
         assert area.read(8192, 4) == b"more"
         assert area.load_capability(0).tag
+
+
+@pytest.mark.slow
+@isolated()
+def test_inherit_share_of_what_may_only_be_read() -> None:
+    """A file's private pages, also past its end, become shared; the kernel refuses to make them writable for ever."""
+    with capshm.Machine():
+        fd = bsd.memfd_create("short")
+        os.write(fd, b"content")
+        area = bsd.mmap(None, 2 * 4096, bsd.PROT_READ | bsd.PROT_NO_CAP, bsd.MAP_PRIVATE, fd)
+        bsd.minherit(area, 2 * 4096, bsd.INHERIT_SHARE)
+        assert area.read(0, 2 * 4096) == b"content".ljust(2 * 4096, b"\0")
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.mprotect(ctypes.c_void_p(area.base), 4096, 3) == -1
+        assert ctypes.get_errno() == errno.EACCES
+        with Child(functools.partial(ctypes.memset, area.base, 1, 1)) as child:
+            assert child.wait() != 0
+
+
+def _is_shared_with_a_child(area: capshm.Capability) -> bool:
+    ask_child(lambda: area.write(16, b"child"))
+    return area.read(16, 5) == b"child"
+
+
+@pytest.mark.slow
+@isolated()
+def test_inherit_share_without_a_free_descriptor() -> None:
+    """minherit that cannot get its object changes nothing, in the model or in the kernel."""
+    with capshm.Machine(policy="open") as machine:
+        area = bsd.mmap(None, 4096, READ_WRITE, bsd.MAP_PRIVATE | bsd.MAP_ANON)
+        area.store_capability(0, area)
+        before = machine.mappings(os.getpid())
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        used = {int(name) for name in os.listdir("/proc/self/fd")}  # noqa: PTH208  # names only
+        for limit in itertools.count(min(set(range(len(used) + 1)) - used)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            try:
+                bsd.minherit(area, 4096, bsd.INHERIT_SHARE)
+                break
+            except capshm.Refused as refused:
+                assert refused.errno == errno.EMFILE  # noqa: PT017  # it is allowed in the end
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert machine.mappings(os.getpid()) == before
+            assert not _is_shared_with_a_child(area)
+        assert _is_shared_with_a_child(area)
+        assert area.load_capability(0) == area
+
+
+@pytest.mark.slow
+@isolated()
+def test_inherit_share_without_memory() -> None:
+    """minherit for which Linux has no memory: what has moved is shared, the rest is as it was, and the model agrees."""
+    with capshm.Machine(policy="open") as machine:
+        large = 64 << 20
+        whole = bsd.mmap(None, 4096 + large, READ_WRITE, bsd.MAP_PRIVATE | bsd.MAP_ANON)
+        first, rest = whole.with_bounds(4096), (whole + 4096).with_bounds(large)
+        bsd.minherit(whole, 4096, bsd.INHERIT_ZERO)
+        rest.store_capability(0, rest)
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * 4096 + large // 2, hard))
+        assert _refusal(bsd.minherit, whole, 4096 + large, bsd.INHERIT_SHARE) == (errno.ENOMEM, "host")
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        assert [each.inherit for each in machine.mappings(os.getpid())] == ["share", "copy"]
+        assert _is_shared_with_a_child(first)
+        assert not _is_shared_with_a_child(rest)
+        rest.store_capability(32, rest)
+        bsd.minherit(whole, 4096 + large, bsd.INHERIT_SHARE)
+        assert _is_shared_with_a_child(rest)
+        assert rest.load_capability(0) == rest.load_capability(32) == rest
 
 
 @pytest.mark.slow
