@@ -8,7 +8,7 @@ import os
 import stat
 
 from capshm.broker import messages
-from capshm.broker.segments import new_memfd, new_segment
+from capshm.broker.segments import key_of, new_memfd, new_segment
 from capshm.broker.state import Member, Reply, State
 from capshm.model import constants as c
 from capshm.model.objects import Descriptor, Kind, MemoryObject
@@ -194,6 +194,8 @@ def _object_of(state: State, fd: int) -> MemoryObject:
     number = state.segments.number_of(fd)
     if number is not None and number in state.objects.objects:
         return state.objects.objects[number]
-    memory = state.objects.prepare(Kind.FILE, owner=None)
-    state.segments.note_file(memory.id, fd)
-    return state.objects.add(memory)
+    key = key_of(fd)
+    memory = state.files.get(key)
+    if memory is None:
+        memory = state.files[key] = state.objects.prepare(Kind.FILE, owner=None)
+    return memory

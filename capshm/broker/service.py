@@ -153,7 +153,7 @@ class Service:
         state = self._state
         sizes = state.segments.sizes(member.pid for member in state.members.values() if member.pid)
         rows: list[Value] = []
-        for memory in state.objects:
+        for memory in sorted([*state.objects, *state.mapped_files()], key=lambda each: each.id):
             kept = state.segments.kept(memory.id)
             size = sizes.get(memory.id, -1) if kept is None else kept.size()
             tags = state.segments.count_tags(memory.id)

@@ -29,7 +29,7 @@ class Kind(enum.StrEnum):
     SYSV = "sysv"
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class MemoryObject:
     """A memory object. Two are the same only if they are one: `id` is never given again.
 

@@ -160,6 +160,31 @@ def test_named_segments_end_after_release() -> None:
     memory.close()
 
 
+def test_sizes_look_at_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the descriptors of a process only shared memory is asked for its size: a file's server may not answer."""
+    looked: list[str] = []
+    stat = Path.stat
+
+    def note(path: Path) -> os.stat_result:
+        looked.append(str(path.readlink()))
+        return stat(path)
+
+    memory = segments.Segments()
+    first, second = segments.new_segment(), segments.new_memfd("here", size=3)
+    os.ftruncate(first, 5)
+    memory.adopt(1, first)
+    memory.adopt(2, second)
+    with Path(__file__).open(encoding="utf-8"):
+        monkeypatch.setattr(Path, "stat", note)
+        assert memory.sizes([os.getpid()]) == {1: 5, 2: 3}
+        monkeypatch.undo()
+    assert looked
+    assert all(link.startswith(("/memfd:", "/dev/shm/")) for link in looked)
+    os.close(first)
+    os.close(second)
+    memory.close()
+
+
 def test_watches_survive_an_overflow() -> None:
     """More ends than the kernel's queue holds: all of them are found."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text(encoding="ascii"))

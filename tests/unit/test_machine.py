@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import capshm
 from capshm import cheribsd as bsd
 from capshm._launch import start_broker
 from tests.faults.isolation import isolated
-from tests.faults.processes import Child, ask_child
+from tests.faults.processes import Child, Event, ask_child
 
 MEMORY = 1 << 20
 READ_WRITE = bsd.PROT_READ | bsd.PROT_WRITE
@@ -334,6 +335,32 @@ def test_leaks_are_found() -> None:
     os.close(bsd.shm_open("/left", os.O_RDWR | os.O_CREAT))
     with pytest.raises(capshm.LeakFound, match="/left"):
         machine.__exit__(None, None, None)
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_file_is_an_object_while_it_is_mapped() -> None:
+    """A refused mapping makes it none, and it is none any more when the last process that maps it has unmapped it."""
+    with capshm.Machine(leaks="raise") as machine, tempfile.TemporaryFile() as file:
+        file.truncate(MEMORY)
+        assert _refusal(bsd.mmap, None, MEMORY, CAP, bsd.MAP_SHARED, file.fileno())[1] == "cheribsd:A15"
+        assert machine.objects() == []
+        first = bsd.mmap(None, MEMORY, bsd.PROT_READ, bsd.MAP_SHARED, file.fileno())
+        second = bsd.mmap(None, MEMORY, bsd.PROT_READ, bsd.MAP_PRIVATE, file.fileno())
+        (found,) = machine.objects()
+        assert (found.kind, found.size) == ("file", -1)
+        assert {each.object for each in machine.mappings(os.getpid())} == {found.id}
+        bsd.munmap(first, MEMORY)
+        assert machine.objects() == [found]
+        go = Event()
+        with Child(go.wait) as child:
+            bsd.munmap(second, MEMORY)
+            assert machine.objects() == [found]
+            go.set()
+            assert child.wait() == 0
+        while len(machine.processes()) > 1:
+            os.sched_yield()
+        assert machine.objects() == []
 
 
 @pytest.mark.slow
