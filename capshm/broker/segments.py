@@ -19,6 +19,7 @@ import contextlib
 import functools
 import os
 import resource
+import secrets
 from collections.abc import Iterable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
@@ -49,7 +50,7 @@ def reopen(fd: int, flags: int) -> int:
 
 def new_segment() -> int:
     """A descriptor of a new POSIX shared memory segment of 0 bytes without a name."""
-    memory = SharedMemory(create=True, size=1)
+    memory = SharedMemory(f"capshm-{secrets.token_hex(8)}", create=True, size=1)  # the name is for `capshm doctor`
     try:
         fd = os.open(f"/dev/shm/{memory.name.lstrip('/')}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     finally:

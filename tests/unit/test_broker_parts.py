@@ -2,6 +2,7 @@
 
 import json
 import os
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from capshm._native import lib
 from capshm.broker import audit, messages, segments
 from capshm.broker.inotify import Watches
+from capshm.commands import doctor
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,24 @@ def test_audit_on_a_full_disk() -> None:
     _fill(log, 1)
     assert [json.loads(line)["number"] for line in log.page(1)[0]] == [1, 2, 3]
     log.close()
+
+
+def test_a_name_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`capshm doctor` knows a segment whose broker was killed before it could take the name away."""
+    made: list[SharedMemory] = []
+
+    def keep(memory: SharedMemory) -> None:
+        made.append(memory)
+
+    unlink = SharedMemory.unlink
+    monkeypatch.setattr(SharedMemory, "unlink", keep)
+    os.close(segments.new_segment())
+    monkeypatch.undo()
+    (memory,) = made
+    found = doctor._left_behind()
+    unlink(memory)
+    assert not found.is_well
+    assert memory.name.lstrip("/") in found.found
 
 
 def test_segments_have_no_name_and_end() -> None:
