@@ -1,7 +1,8 @@
 """Requests over the model: who belongs to the machine, forks, knobs, and what there is to be told.
 
-Every request is decided completely on the model (a Refusal changes nothing), recorded, and only then committed. What
-concerns mappings is in `mappings`, what concerns objects in `openings`.
+Every request is decided completely on the model (a Refusal changes nothing), recorded, and only then committed. Not
+recorded, unless refused, is what shares nothing: private memory, unmapping, and changes of rights or inheritance that
+make no object. What concerns mappings is in `mappings`, what concerns objects in `openings`.
 """
 
 from __future__ import annotations
