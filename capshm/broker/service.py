@@ -21,7 +21,7 @@ from capshm.broker.state import Member, Reply, Settings, State
 from capshm.client import layout
 from capshm.errors import LayoutMismatch
 from capshm.model.address_space import AddressSpace, Entry
-from capshm.model.inheritance import plan_fork
+from capshm.model.inheritance import drop_rule, plan_fork
 from capshm.model.knobs import Knobs
 from capshm.model.rules import Refusal
 from capshm.process import ARENA_BASE
@@ -111,7 +111,7 @@ class Service:
                 state.record(
                     parent,
                     "fork drop",
-                    rule="cheribsd:F2",
+                    rule=drop_rule(state.policy, entry),
                     number=entry.object.id if entry.object else 0,
                     message=f"vmspace {child.serial} cannot reach tags in [{entry.start:#x}, {entry.end:#x})",
                 )

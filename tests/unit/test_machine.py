@@ -337,6 +337,51 @@ def test_leaks_are_found() -> None:
         machine.__exit__(None, None, None)
 
 
+def _rules(machine: capshm.Machine, event: str) -> list[str]:
+    return [each.rule.removeprefix("cheribsd:") for each in machine.audit() if each.event == event]
+
+
+@pytest.mark.slow
+@isolated()
+def test_the_audit_names_the_row_of_a_mapping() -> None:
+    """By what may pass, whose the object is, and how it was made; at a fork, by what takes the permission away."""
+    with capshm.Machine() as machine, tempfile.TemporaryFile() as file:
+        file.truncate(MEMORY)
+        common, bound = (bsd.shm_open(bsd.SHM_ANON, os.O_RDWR | flag) for flag in (bsd.O_SHARECAP, 0))
+        for fd in (common, bound):
+            os.ftruncate(fd, MEMORY)
+            for prot, flags in (
+                (CAP, bsd.MAP_SHARED),
+                (CAP, bsd.MAP_PRIVATE),
+                (READ_WRITE | bsd.PROT_NO_CAP, bsd.MAP_SHARED),
+            ):
+                bsd.mmap(None, MEMORY, prot, flags, fd)
+        bsd.mmap(None, MEMORY, CAP, bsd.MAP_SHARED | bsd.MAP_ANON)
+        bsd.mmap(None, MEMORY, READ_WRITE, bsd.MAP_PRIVATE, file.fileno())
+        bsd.mmap(None, MEMORY, READ_WRITE, bsd.MAP_SHARED, file.fileno())
+        bsd.shmat(bsd.shmget(bsd.IPC_PRIVATE, MEMORY, 0o600))
+        assert _rules(machine, "map") == ["E9", "E14", "E10", "E1", "E1", "E3", "G1", "A2", "E3"]
+        assert _rules(machine, "shmat") == ["H1"]
+        with Child(lambda: None) as child:
+            assert child.wait() == 0
+        assert _rules(machine, "fork drop") == ["F2"]
+        bsd.procctl(bsd.PROC_SHARECAP_CTL, bsd.PROC_SHARECAP_DISABLE)
+        with Child(lambda: None) as child:
+            assert child.wait() == 0
+        assert sorted(_rules(machine, "fork drop")[1:]) == ["F2", "K1", "K1", "K1"]
+
+
+@pytest.mark.slow
+@isolated()
+def test_the_audit_names_the_policy_that_drops() -> None:
+    """Under a policy that lets nothing cross, that is why a child has no capability permission."""
+    with capshm.Machine("isolated") as machine:
+        _shared()
+        with Child(lambda: None) as child:
+            assert child.wait() == 0
+        assert _rules(machine, "fork drop") == ["isolated"]
+
+
 @pytest.mark.slow
 @isolated()
 def test_a_file_is_an_object_while_it_is_mapped() -> None:
