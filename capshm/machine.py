@@ -155,7 +155,8 @@ class Machine:
         assert self._broker is not None
         leaks = self._find_leaks() if self._leaks == "raise" and kind is None else []
         try:
-            client.current().ask("end")
+            if client.current().ask("end").numbers("alive"):
+                _launch.end_survivors(self.name, client.members)
         except errors.CapshmError:  # the broker is gone: what it would have done
             _launch.end_survivors(self.name, client.members)
         finally:

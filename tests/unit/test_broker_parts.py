@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
+import subprocess
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import pytest
 
+from capshm import _launch
 from capshm._native import lib
 from capshm.broker import audit, messages, segments
 from capshm.broker.inotify import Watches
@@ -178,6 +181,30 @@ def test_named_segments_end_after_release() -> None:
     memory.release(1)
     assert memory.ended() == [1]
     memory.close()
+
+
+def test_survivors_that_do_not_end_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What dies is waited for; what cannot be killed, or does not die, is given up after the bound."""
+    monkeypatch.setattr(_launch, "_END_BOUND", 0.1)
+    kill = signal.pidfd_send_signal
+    programs = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
+    mortal, forbidden, deaf = (program.pid for program in programs)
+
+    def send(fd: int, number: int) -> None:
+        link = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii")
+        pid = int(link.partition("Pid:")[2].split()[0])
+        if pid == forbidden:
+            raise PermissionError
+        if pid == mortal:
+            kill(fd, number)
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", send)
+    try:
+        assert _launch.end_survivors("no machine", lambda: {mortal, forbidden, deaf}) == [mortal]
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
 def test_sizes_look_at_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
