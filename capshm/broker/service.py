@@ -13,18 +13,18 @@ from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 
+from capshm._native import layout
 from capshm.broker import mappings, messages, openings
 from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Value
 from capshm.broker.segments import Segments
 from capshm.broker.state import Member, Reply, Settings, State
-from capshm.client import layout
 from capshm.errors import LayoutMismatch
 from capshm.model.address_space import AddressSpace, Entry
+from capshm.model.constants import ARENA_START
 from capshm.model.inheritance import drop_rule, plan_fork
 from capshm.model.knobs import Knobs
 from capshm.model.rules import Refusal
-from capshm.process import ARENA_BASE
 
 __all__ = ["Member", "Reply", "Service", "Settings"]
 
@@ -82,8 +82,8 @@ class Service:
     def attach(self, pid: int, request: messages.Attach) -> Member:
         """A new member with an empty address space."""
         state = self._state
-        end = ARENA_BASE + state.settings.arena_size
-        member = Member(pid, AddressSpace(state.new_serial(), ARENA_BASE, end), Knobs())
+        end = ARENA_START + state.settings.arena_size
+        member = Member(pid, AddressSpace(state.new_serial(), ARENA_START, end), Knobs())
         state.record(member, request, message=request.name)
         state.members[member.serial] = member
         return member

@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -339,6 +340,33 @@ def test_leaks_are_found() -> None:
 
 def _rules(machine: capshm.Machine, event: str) -> list[str]:
     return [each.rule.removeprefix("cheribsd:") for each in machine.audit() if each.event == event]
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_machine_tells_of_itself_only() -> None:
+    """In another machine, its lists are an error, and not those of the other."""
+    with capshm.Machine() as first:
+        assert first.processes()
+    with capshm.Machine() as second:
+        calls: list[Callable[[], object]] = [
+            first.processes,
+            first.objects,
+            first.audit,
+            lambda: first.mappings(os.getpid()),
+        ]
+        for call in calls:
+            with pytest.raises(capshm.CapshmError, match=second.name):
+                call()
+        assert second.processes()
+
+
+@pytest.mark.slow
+@isolated()
+def test_mincore_of_what_is_not_there() -> None:
+    """It is refused at the first page that is not mapped, however long the range."""
+    with capshm.Machine(), pytest.raises(capshm.Refused, match="not all"):
+        bsd.mincore(0, 1 << 60)
 
 
 @pytest.mark.slow
