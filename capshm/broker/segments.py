@@ -2,9 +2,10 @@
 
 Only the broker creates them. POSIX and System V objects are `multiprocessing.shared_memory` segments, unlinked as soon
 as they exist: if the broker is killed before that, the standard library's tracker removes the name. Everything else is
-a memfd. An inode's mode is 0400, so that a process that has a read-only descriptor cannot reopen it for writing. That
-binds the broker as well unless it is root; it therefore makes the read-write descriptors of an object that can be
-opened again beforehand.
+a memfd. An inode's mode is 0400, so that a process that has a read-only descriptor cannot reopen it for writing. It
+holds as long as nobody changes it: all processes of a machine are one user's, to whom the inode belongs, so one that
+calls fchmod on the descriptor can reopen it then. The mode binds the broker as well unless it is root; it therefore
+makes the read-write descriptors of an object that can be opened again beforehand.
 
 A sideband is two sparse memfds: tags (tag lines, and twins behind them) and clear map, made when first needed. It goes
 when the kernel says that the object is gone, and no earlier: an object may be unmapped everywhere and yet lie in a
