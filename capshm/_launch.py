@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,20 +80,22 @@ def end_survivors(machine: str, members: Callable[[], set[int]] = set) -> list[i
     """Kill every other process of a machine whose broker is gone: all that have its gate mapped. Returns their pids.
 
     members: names those that are known otherwise; what a hardened machine's processes have mapped is not to be seen.
-    What forks meanwhile is found in the next round. OSError does not come: a process that ends meanwhile is no news.
+    What forks meanwhile is found in the next round. OSError does not come: a process that ends meanwhile is no news,
+    and one that cannot be ended, or not in good time, is left alone.
     """
     mark = f"/memfd:capshm-gate/{machine} ".encode()
-
-    def is_survivor(pid: int) -> bool:
-        return pid != os.getpid() and (_has_mapped(pid, mark) or pid in members())
-
     ended: list[int] = []
+    tried: set[int] = set()
     while True:
-        known = members()
-        found = {pid for pid in _processes() if pid != os.getpid() and (pid in known or _has_mapped(pid, mark))}
+        found = _survivors(_processes(), mark, members()) - tried
         if not found:
             return ended
-        ended += [pid for pid in found if _end(pid, is_survivor)]
+        ended += sorted(_end(found, lambda pids: _survivors(pids, mark, members())))
+        tried |= found
+
+
+def _survivors(pids: Iterable[int], mark: bytes, known: set[int]) -> set[int]:
+    return {pid for pid in pids if pid != os.getpid() and (pid in known or _has_mapped(pid, mark))}
 
 
 def _processes() -> list[int]:
@@ -106,20 +109,27 @@ def _has_mapped(pid: int, mark: bytes) -> bool:
         return False
 
 
-def _end(pid: int, is_survivor: Callable[[int], bool]) -> bool:
+def _end(pids: set[int], survivors: Callable[[Iterable[int]], set[int]]) -> set[int]:
+    """Kill them all, and wait for them. Returned: those that have ended by it."""
+    pidfds: dict[int, int] = {}
+    watch = select.poll()
+    ended: set[int] = set()
     try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return False
-    try:
-        if not is_survivor(pid):  # the number may have been used again before the pidfd was made
-            return False
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                pidfds[pid] = os.pidfd_open(pid)
+        awaited: dict[int, int] = {}
+        for pid in survivors(pidfds):  # a number may have been used again before the pidfd was made
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(pidfds[pid], signal.SIGKILL)
+                awaited[pidfds[pid]] = pid
+                watch.register(pidfds[pid], select.POLLIN)
         deadline = time.monotonic() + _END_BOUND
-        watch = select.poll()
-        watch.register(pidfd, select.POLLIN)
-        return bool(watch.poll(max(0.0, deadline - time.monotonic()) * 1000))
-    except ProcessLookupError:
-        return False
+        while awaited and (left := deadline - time.monotonic()) > 0:
+            for fd, _ in watch.poll(left * 1000):
+                watch.unregister(fd)
+                ended.add(awaited.pop(fd))
     finally:
-        os.close(pidfd)
+        for fd in pidfds.values():
+            os.close(fd)
+    return ended

@@ -60,3 +60,8 @@ _core = _load(os.environ.get("CAPSHM_CORE") or "release")
 
 ffi: "Any" = _core.ffi
 lib: "Any" = _core.lib
+
+
+def layout() -> str:
+    """What two processes must have in common to share memory."""
+    return f"{lib.capshm_gate_size()}-{lib.OBJECT_SIZE_MAX}-{lib.TWINS_OFFSET}"

@@ -21,7 +21,7 @@ import sys
 from collections import namedtuple
 
 from capshm import _status, connection, errors, process
-from capshm._native import ffi, lib
+from capshm._native import ffi, layout, lib
 from capshm.connection import Connection
 
 TYPE_CHECKING = False
@@ -46,11 +46,6 @@ if TYPE_CHECKING:
 else:
     Facts = namedtuple("Facts", "machine pid vmspace policy isa", module=__name__)
     Facts.__doc__ = "What a process knows about itself in its machine."
-
-
-def layout() -> str:
-    """What two processes must have in common to share memory."""
-    return f"{lib.capshm_gate_size()}-{lib.OBJECT_SIZE_MAX}-{lib.TWINS_OFFSET}"
 
 
 class Client:

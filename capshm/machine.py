@@ -21,10 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self, SupportsIndex, TypeVar, cast
 
-from capshm import _launch, client, errors, process, records
+from capshm import _launch, client, errors, records
+from capshm.model.constants import ARENA_SIZE
 
 if TYPE_CHECKING:
     import subprocess
+
+    from capshm.connection import Ask
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -71,7 +74,7 @@ class Machine:
         scope: str = "vmspace",
         isa: str = "v9",
         vmar_errors: str = "kernel",
-        arena_size: SupportsIndex = process.ARENA_SIZE,
+        arena_size: SupportsIndex = ARENA_SIZE,
         stop_timeout: float = 1.0,
         faults: str = "raise",
         leaks: str = "ignore",
@@ -155,7 +158,8 @@ class Machine:
         assert self._broker is not None
         leaks = self._find_leaks() if self._leaks == "raise" and kind is None else []
         try:
-            client.current().ask("end")
+            if client.current().ask("end").numbers("alive"):
+                _launch.end_survivors(self.name, client.members)
         except errors.CapshmError:  # the broker is gone: what it would have done
             _launch.end_survivors(self.name, client.members)
         finally:
@@ -225,16 +229,23 @@ class Machine:
 
     def processes(self) -> list[records.Process]:
         """All emulated processes."""
-        return records.processes(client.current().ask)
+        return records.processes(self._ask())
 
     def objects(self) -> list[records.Object]:
         """All memory objects that still exist, mapped or not. One goes when the kernel has dropped its memory."""
-        return records.objects(client.current().ask)
+        return records.objects(self._ask())
 
     def mappings(self, pid: SupportsIndex) -> list[records.Mapping]:
         """The mappings of an emulated process, by address. CapshmError: there is none with that pid."""
-        return records.mappings(client.current().ask, pid)
+        return records.mappings(self._ask(), pid)
 
     def audit(self) -> list[records.Audit]:
         """Every event so far, in order."""
-        return records.audit(client.current().ask)
+        return records.audit(self._ask())
+
+    def _ask(self) -> Ask:
+        """CapshmError: this process is in another machine."""
+        current = client.current()
+        if (machine := current.facts.machine) != self.name:
+            raise errors.CapshmError(f"process {os.getpid()} is in machine {machine!r}, not in {self.name!r}")
+        return current.ask

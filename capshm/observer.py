@@ -1,6 +1,7 @@
 """Looking at a machine from outside, as `capshm ps` and its kin do: nothing is attached, and nothing changes.
 
-Any process of the machine's user may look; it has no part in the machine, and the machine does not wait for it.
+Any process of the machine's user may look; it has no part in the machine. The broker answers one request after another,
+so those of the machine's processes come after one that is being answered here; nobody waits for whoever looks.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ import os
 
 from capshm._native import ffi, lib
 from capshm.errors import CapshmError, NotAttached
+from capshm.model.constants import ARENA_SIZE, ARENA_START
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,12 +40,6 @@ if TYPE_CHECKING:
         def after_fork_in_child(self, *, is_attached: bool) -> None:
             """is_attached: the core has a slot for the child."""
 
-
-ARENA_BASE = 0x5500_0000_0000
-"""First address of the arena, the same in every process, so that a capability's address is the real virtual address."""
-
-ARENA_SIZE = 64 << 30
-"""Bytes of the arena of a process that is in no machine."""
 
 _member: Member | None = None
 _segments = 0
@@ -95,7 +90,7 @@ def leave() -> None:
 
 
 def _attach(arena_size: int, gate: int) -> None:
-    status = lib.capshm_attach(ARENA_BASE, arena_size, gate)
+    status = lib.capshm_attach(ARENA_START, arena_size, gate)
     if status == lib.STATUS_NOT_ATTACHED:
         raise NotAttached(f"process {os.getpid()} was forked by code that ran no hooks: it is not attached")
     if status == lib.STATUS_UNSUPPORTED:
@@ -106,7 +101,7 @@ def _attach(arena_size: int, gate: int) -> None:
     if status:
         raise CapshmError(
             f"process {os.getpid()} cannot reserve its arena (arena_size) of {arena_size >> 20} MiB at "
-            f"{ARENA_BASE:#x}: {os.strerror(ffi.errno)}; "
+            f"{ARENA_START:#x}: {os.strerror(ffi.errno)}; "
             "an address-space limit (ulimit -v) below that is the usual reason"
         )
 

@@ -26,8 +26,9 @@ class Process(NamedTuple):
 class Object(NamedTuple):
     """A memory object. owner: the vmspace that may map it with capability permission; None: nobody, or everybody.
 
-    size: in bytes; -1 where no process of the machine has a descriptor of it any more, mapped or not. tag_count:
-    granules whose tag bit is set; what was written past capshm may still be counted.
+    size: in bytes; -1 where no process of the machine has a descriptor of it any more, mapped or not, and for files of
+    the file system, which are objects while they are mapped. tag_count: granules whose tag bit is set; what was written
+    past capshm may still be counted.
     """
 
     id: int

@@ -52,7 +52,3 @@ class Loop:
     def stop(self) -> None:
         """Return from `run` after this round."""
         self._is_running = False
-
-    def close(self) -> None:
-        """Drop everything."""
-        self._epoll.close()

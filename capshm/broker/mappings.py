@@ -144,10 +144,18 @@ def _finish(
 
 
 def _rule(entry: Entry, memory: MemoryObject) -> str:
-    """The row that allows it."""
-    if not entry.maximum & Rights.CAP:
-        return "cheribsd:E3"
-    return "cheribsd:E9" if memory.is_share_cap else "cheribsd:E1"
+    """The row that allows it: by whether tags may pass, whose the object is, and what it was made for."""
+    if not entry.can_hold_capabilities:
+        return "cheribsd:E10" if memory.is_share_cap else "cheribsd:E3"
+    if not memory.can_hold_capabilities:
+        return "cheribsd:A2"
+    if not memory.is_share_cap:
+        return "cheribsd:E1"
+    if not entry.is_shared:
+        return "cheribsd:E14"
+    return {Kind.SYSV: "cheribsd:H1", Kind.ANONYMOUS: "cheribsd:G1", Kind.ZERO: "cheribsd:G1"}.get(
+        memory.kind, "cheribsd:E9"
+    )
 
 
 def _message(request: messages.Message, entry: Entry, memory: MemoryObject) -> str:

@@ -8,7 +8,7 @@ import os
 import stat
 
 from capshm.broker import messages
-from capshm.broker.segments import new_memfd, new_segment
+from capshm.broker.segments import key_of, new_memfd, new_segment
 from capshm.broker.state import Member, Reply, State
 from capshm.model import constants as c
 from capshm.model.objects import Descriptor, Kind, MemoryObject
@@ -122,18 +122,20 @@ def _open_again(state: State, member: Member, request: messages.Message, plan: O
 
 def shm_unlink(state: State, member: Member, request: messages.ShmUnlink, descriptors: list[int]) -> Reply:
     """shm_unlink: from now on the object lives as long as somebody holds it."""
-    memory = state.objects.unlink(request.path)
-    state.segments.release(memory.id)
+    memory = state.objects.check_unlink(request.path)
     state.record(member, request, number=memory.id, message=request.path)
+    state.objects.unlink(request.path)
+    state.segments.release(memory.id)
     return Reply({})
 
 
 def shm_rename(state: State, member: Member, request: messages.ShmRename, descriptors: list[int]) -> Reply:
     """shm_rename; an object that loses its name to another is unlinked."""
+    memory, _ = state.objects.check_rename(request.old, request.new, request.flags)
+    state.record(member, request, rule="cheribsd:D11", number=memory.id, message=f"{request.old} to {request.new}")
     unlinked = state.objects.rename(request.old, request.new, request.flags)
     if unlinked is not None:
         state.segments.release(unlinked.id)
-    state.record(member, request, rule="cheribsd:D11", message=f"{request.old} to {request.new}")
     return Reply({})
 
 
@@ -161,9 +163,10 @@ def shmctl(state: State, member: Member, request: messages.ShmCtl, descriptors: 
     """shmctl: IPC_RMID and IPC_STAT."""
     asked = f"shmctl({request.id}, {request.command})"
     if request.command == c.IPC_RMID:
-        segment = state.sysv.mark_removed(request.id, os.getuid())
-        state.segments.release(segment.object.id)
+        segment = state.sysv.check_removal(request.id, os.getuid())
         state.record(member, request, number=segment.object.id, message=asked)
+        state.sysv.mark_removed(request.id, os.getuid())
+        state.segments.release(segment.object.id)
         return Reply({})
     if request.command != c.IPC_STAT:
         raise Refusal("cheribsd:MAN", asked=asked, allowed="unknown here", needed="IPC_RMID or IPC_STAT")
@@ -194,6 +197,8 @@ def _object_of(state: State, fd: int) -> MemoryObject:
     number = state.segments.number_of(fd)
     if number is not None and number in state.objects.objects:
         return state.objects.objects[number]
-    memory = state.objects.prepare(Kind.FILE, owner=None)
-    state.segments.note_file(memory.id, fd)
-    return state.objects.add(memory)
+    key = key_of(fd)
+    memory = state.files.get(key)
+    if memory is None:
+        memory = state.files[key] = state.objects.prepare(Kind.FILE, owner=None)
+    return memory

@@ -32,6 +32,7 @@ Key = tuple[int, int]
 """st_dev, st_ino"""
 
 _READ_ONLY = 0o400
+_PLACES = ("/memfd:", "/dev/shm/")  # where objects are, as the links of /proc/PID/fd have it
 _SPARE_OPENINGS = 16
 _CLEARED_AT_ONCE = _READ_AT_ONCE = 1 << 20  # bytes
 
@@ -214,13 +215,6 @@ class Segments:
         self._numbers[key] = number
         self._keys[number] = key
 
-    def note_file(self, number: int, fd: int) -> None:
-        """Make somebody else's file known as object `number`; nothing about it is changed."""
-        self._watch(number, fd)
-        key = key_of(fd)
-        self._numbers[key] = number
-        self._keys[number] = key
-
     def _watch(self, number: int, fd: int) -> None:
         watch = self.watches.add(fd)
         self._watched[watch] = number
@@ -248,6 +242,9 @@ class Segments:
             with contextlib.suppress(OSError):  # it has ended, or may not be looked into
                 for descriptor in Path(f"/proc/{pid}/fd").iterdir():
                     with contextlib.suppress(OSError):
+                        # Nothing else is looked at: what lies on a server that does not answer would keep the broker.
+                        if not str(descriptor.readlink()).startswith(_PLACES):
+                            continue
                         status = descriptor.stat()
                         number = self._numbers.get((status.st_dev, status.st_ino))
                         if number is not None:

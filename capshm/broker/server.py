@@ -6,6 +6,7 @@ recorded, closed and dropped. What is wrong with a packet is its sender's busine
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -19,7 +20,7 @@ from capshm.broker.loop import Loop
 from capshm.broker.processes import Birth, Process, Processes
 from capshm.broker.segments import Segments, new_memfd
 from capshm.broker.service import Member, Reply, Service
-from capshm.errors import CapshmError
+from capshm.errors import CapshmError, NotAttached
 
 _END_BOUND = 10.0  # seconds for killed processes to be gone; one that hangs in the kernel must not keep the broker
 _LONG_ANSWER = messages.PACKET_LIMIT - 1024
@@ -71,12 +72,14 @@ class Server:
             connection = connections.accept(self._listener)
         except OSError:
             # No descriptor is left. Whoever waits would make the loop spin, so one is turned away.
-            os.close(self._spare)
-            try:
+            if self._spare >= 0:
+                os.close(self._spare)
+                self._spare = -1
+            with contextlib.suppress(OSError):
                 connection = connections.accept(self._listener)
                 if connection is not None:
                     connection.close()
-            finally:
+            with contextlib.suppress(OSError):  # another thing may have taken the place; tried again next time
                 self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             return
         if connection is not None:
@@ -93,9 +96,7 @@ class Server:
         process = self._processes.of(connection)
         if process is not None:
             process.connection = None
-            if process.member is not None:
-                self._service.end(process.member)
-                process.member = None
+            self._end_member(process)
         birth = self._processes.births.pop(connection, None)
         if birth is not None:
             self._service.end(birth.member)
@@ -191,7 +192,7 @@ class Server:
             return reply
         process = self._processes.of(connection)
         if process is None or process.member is None:
-            raise CapshmError(f"process {packet.pid} is not attached to this machine")
+            raise NotAttached(f"process {packet.pid} is not attached to this machine")
         if isinstance(request, messages.Fork):
             return self._fork(process, process.member, request, packet)
         if isinstance(request, messages.Leave):
@@ -230,7 +231,11 @@ class Server:
                 raise CapshmError(f"process {pid} is attached already")
             self._forget(known)  # it was cut off, by exec for example, and comes again
         pidfd = connections.open_pidfd(pid, connection)
-        member = self._service.attach(pid, request)
+        try:
+            member = self._service.attach(pid, request)
+        except BaseException:
+            os.close(pidfd)
+            raise
         self._add(Process(pid, pidfd, _parent_of(pid), member.serial, member, connection))
         return Reply(self._service.welcome(member), [os.dup(self._gate)])
 
@@ -294,10 +299,15 @@ class Server:
         return packet.pidfds.pop()
 
     def _leave(self, process: Process) -> None:
-        if process.member is not None:
-            self._service.end(process.member)
+        self._end_member(process)
         self._forget(process)
         self._end_if_all_are_gone()
+
+    def _end_member(self, process: Process) -> None:
+        """First it has none any more, so that an audit that cannot be written does not keep what has ended."""
+        member, process.member = process.member, None
+        if member is not None:
+            self._service.end(member)
 
     def _forget(self, process: Process) -> None:
         self._loop.remove(process.pidfd)
@@ -305,8 +315,7 @@ class Server:
 
     def _process_has_ended(self, process: Process) -> None:
         connection, process.connection = process.connection, None
-        if process.member is not None:
-            self._service.end(process.member)
+        self._end_member(process)
         self._forget(process)
         if connection is not None:
             self._drop(connection)

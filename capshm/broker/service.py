@@ -1,7 +1,8 @@
 """Requests over the model: who belongs to the machine, forks, knobs, and what there is to be told.
 
-Every request is decided completely on the model (a Refusal changes nothing), recorded, and only then committed. What
-concerns mappings is in `mappings`, what concerns objects in `openings`.
+Every request is decided completely on the model (a Refusal changes nothing), recorded, and only then committed. Not
+recorded, unless refused, is what shares nothing: private memory, unmapping, and changes of rights or inheritance that
+make no object. What concerns mappings is in `mappings`, what concerns objects in `openings`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 
+from capshm._native import layout
 from capshm.broker import mappings, messages, openings
 from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Value
 from capshm.broker.segments import Segments
 from capshm.broker.state import Member, Reply, Settings, State
-from capshm.client import layout
 from capshm.errors import LayoutMismatch
 from capshm.model.address_space import AddressSpace, Entry
-from capshm.model.inheritance import plan_fork
+from capshm.model.constants import ARENA_START
+from capshm.model.inheritance import drop_rule, plan_fork
 from capshm.model.knobs import Knobs
 from capshm.model.rules import Refusal
-from capshm.process import ARENA_BASE
 
 __all__ = ["Member", "Reply", "Service", "Settings"]
 
@@ -81,8 +82,8 @@ class Service:
     def attach(self, pid: int, request: messages.Attach) -> Member:
         """A new member with an empty address space."""
         state = self._state
-        end = ARENA_BASE + state.settings.arena_size
-        member = Member(pid, AddressSpace(state.new_serial(), ARENA_BASE, end), Knobs())
+        end = ARENA_START + state.settings.arena_size
+        member = Member(pid, AddressSpace(state.new_serial(), ARENA_START, end), Knobs())
         state.record(member, request, message=request.name)
         state.members[member.serial] = member
         return member
@@ -110,7 +111,7 @@ class Service:
                 state.record(
                     parent,
                     "fork drop",
-                    rule="cheribsd:F2",
+                    rule=drop_rule(state.policy, entry),
                     number=entry.object.id if entry.object else 0,
                     message=f"vmspace {child.serial} cannot reach tags in [{entry.start:#x}, {entry.end:#x})",
                 )
@@ -153,7 +154,7 @@ class Service:
         state = self._state
         sizes = state.segments.sizes(member.pid for member in state.members.values() if member.pid)
         rows: list[Value] = []
-        for memory in state.objects:
+        for memory in sorted([*state.objects, *state.mapped_files()], key=lambda each: each.id):
             kept = state.segments.kept(memory.id)
             size = sizes.get(memory.id, -1) if kept is None else kept.size()
             tags = state.segments.count_tags(memory.id)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import msgspec
 
 import capshm.policies as policies
 from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Message
-from capshm.broker.segments import Segments
+from capshm.broker.segments import Key, Segments
 from capshm.errors import CapshmError
 from capshm.model.address_space import AddressSpace, Entry, Reservation
 from capshm.model.knobs import Knobs
@@ -80,7 +81,11 @@ class Member:
 
 @dataclass(slots=True, eq=False)
 class State:
-    """All of it. zero: the object that /dev/zero is."""
+    """All of it. zero: the object that /dev/zero is.
+
+    files: those of the file system. They are objects for as long as an entry names them, and in no table: an entry
+    means a mapping, and a mapping keeps device and inode from being used again.
+    """
 
     settings: Settings
     segments: Segments
@@ -90,6 +95,7 @@ class State:
     sysv: SegmentTable = field(init=False)
     members: dict[int, Member] = field(default_factory=dict)
     zero: MemoryObject = field(init=False)
+    files: WeakValueDictionary[Key, MemoryObject] = field(default_factory=WeakValueDictionary)
     _next_serial: int = 1
 
     def __post_init__(self) -> None:
@@ -105,6 +111,15 @@ class State:
         serial = self._next_serial
         self._next_serial += 1
         return serial
+
+    def mapped_files(self) -> set[MemoryObject]:
+        """The files that entries name."""
+        return {
+            entry.object
+            for member in self.members.values()
+            for entry in member.space.entries.values()
+            if entry.object is not None and entry.object.kind is Kind.FILE
+        }
 
     def record(
         self,

@@ -241,13 +241,15 @@ def mincore(addr: Address, length: SupportsIndex) -> list[int]:
     number = addr.address if isinstance(addr, Capability) else word("addr", 0 if addr is None else addr)
     start = number // _PAGE * _PAGE
     end = -(-(number + word("length", length)) // _PAGE) * _PAGE
-    entries = [lib.capshm_page_entry(page) for page in range(start, min(end, _WORD_END), _PAGE)]
-    if not all(entry & lib.PAGE_MAPPED for entry in entries):
-        raise errors.Refused(
-            f"process {os.getpid()}: mincore({start:#x}, {end - start:#x}): not all of these pages are mapped",
-            errno=errno.ENOMEM,
-            rule="cheribsd:MAN",
-        )
+    entries = []
+    for page in range(start, min(end, _WORD_END), _PAGE):
+        entries.append(lib.capshm_page_entry(page))
+        if not entries[-1] & lib.PAGE_MAPPED:
+            raise errors.Refused(
+                f"process {os.getpid()}: mincore({start:#x}, {end - start:#x}): not all of these pages are mapped",
+                errno=errno.ENOMEM,
+                rule="cheribsd:MAN",
+            )
     resident = (ctypes.c_ubyte * len(entries))()
     libc = ctypes.CDLL(None, use_errno=True)
     if entries and libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(end - start), resident):

@@ -15,7 +15,7 @@ def caps(*, machine: str | None = None, json_output: Json = False) -> None:
 
     OWNER: the vmspace that an object is bound to; all: any may map it with capability permission; nobody: its owner has
     ended. CAPABILITIES and DATA: the processes that have it mapped, with the most that each may do: R loads, W stores
-    capabilities, r and w data.
+    capabilities, r and w data. What is stored to a private mapping reaches nobody, so that it counts for loading only.
 
     Parameters
     ----------
@@ -27,12 +27,16 @@ def caps(*, machine: str | None = None, json_output: Json = False) -> None:
     name = choose(machine)
     with Observer(name) as observer:
         objects = observer.objects()
+        files = {each.id for each in objects if each.kind == "file"}  # which have no tags to load
         holders: dict[int, dict[int, set[str]]] = {each.id: {} for each in objects}
         for process in observer.processes():
             with contextlib.suppress(CapshmError):  # it has ended meanwhile
                 for mapping in observer.mappings(process.pid):
-                    if mapping.object in holders and mapping.is_shared:
-                        holders[mapping.object].setdefault(process.pid, set()).update(mapping.maximum)
+                    if mapping.object in holders:
+                        rights = set(mapping.maximum)
+                        if not mapping.is_shared:
+                            rights &= {"r"} if mapping.object in files else {"r", "R"}
+                        holders[mapping.object].setdefault(process.pid, set()).update(rights)
     if json_output:
         listed = [
             each._asdict() | {"holders": {pid: "".join(sorted(held)) for pid, held in holders[each.id].items()}}

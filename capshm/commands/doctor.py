@@ -107,7 +107,12 @@ def _descriptors() -> Finding:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     is_well = hard == resource.RLIM_INFINITY or hard >= _DESCRIPTORS
     found = "unlimited" if hard == resource.RLIM_INFINITY else f"{hard:,}"
-    return Finding("descriptors, hard limit", found, is_well, "the broker keeps three an object: raise `ulimit -Hn`")
+    return Finding(
+        "descriptors, hard limit",
+        found,
+        is_well,
+        "the broker keeps 3 an object, 20 of one with a name: raise `ulimit -Hn`",
+    )
 
 
 def _watches() -> Finding:

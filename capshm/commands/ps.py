@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from capshm.commands.tables import Json, print_json, print_table
+from capshm.errors import BrokerGone, CapshmError
 from capshm.observer import Observer, choose
 
 
@@ -26,7 +27,12 @@ def ps(*, machine: str | None = None, json_output: Json = False) -> None:
         found = observer.processes()
         rows = []
         for process in found:
-            mappings = observer.mappings(process.pid) if process.state == "running" else []
+            try:
+                mappings = observer.mappings(process.pid) if process.state == "running" else []
+            except BrokerGone:
+                raise
+            except CapshmError:  # it has ended meanwhile
+                continue
             with_capabilities = sum("R" in each.maximum or "W" in each.maximum for each in mappings)
             rows.append((process, (len(mappings), with_capabilities, _command(process.pid))))
     if json_output:

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 PAGE: Final = 4096
 OBJECT_SIZE_MAX: Final = 64 << 30  # of capshm, not of CheriBSD: what the sideband of one object can serve
-ARENA_START: Final = 0x5500_0000_0000
-ARENA_SIZE: Final = 64 << 30
+ARENA_START: Final = 0x5500_0000_0000  # in every process, so that a capability's address is the real one
+ARENA_SIZE: Final = 64 << 30  # bytes, where nothing else is said
 
 # mmap and mprotect: protection
 

@@ -59,7 +59,7 @@ class MapRequest(NamedTuple):
 class MapPlan(NamedTuple):
     """What mmap will do.
 
-    entry, reservation: as they will be. alignment: that the place has. length: of the capability that is returned; it
+    entry, reservation: as they will be. length: of the capability that is returned; it
     starts at the entry. permissions: of that capability (A19). object_needed: the kind of object that must be made
     before `commit_map`, for shared memory without a descriptor; is_share_cap: whether that is for everybody (G1).
     """
@@ -67,7 +67,6 @@ class MapPlan(NamedTuple):
     entry: Entry
     reservation: Reservation
     is_new_reservation: bool
-    alignment: int
     length: int
     permissions: int
     object_needed: Kind | None
@@ -91,7 +90,6 @@ def plan_map(space: AddressSpace, policy: Policy, knobs: Knobs, request: MapRequ
         entry=_entry(request, asked, maximum, place),
         reservation=place.reservation,
         is_new_reservation=place.is_new_reservation,
-        alignment=place.alignment,
         length=place.length,
         permissions=permissions & pointer.permissions if pointer else permissions,
         object_needed=object_needed,

@@ -29,7 +29,7 @@ class Kind(enum.StrEnum):
     SYSV = "sysv"
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class MemoryObject:
     """A memory object. Two are the same only if they are one: `id` is never given again.
 
@@ -114,12 +114,29 @@ class ObjectTable:
 
     def unlink(self, path: str) -> MemoryObject:
         """Take the name from an object, which lives on while anybody has it. Returned: the object."""
-        memory = self._named(path, f"shm_unlink({path!r})")
+        memory = self.check_unlink(path)
         self._take_name(memory)
         return memory
 
+    def check_unlink(self, path: str) -> MemoryObject:
+        """Refuse what `unlink` refuses. Returned: the object; nothing is changed."""
+        return self._named(path, f"shm_unlink({path!r})")
+
     def rename(self, old: str, new: str, flags: int = 0) -> MemoryObject | None:
         """Row D11: owner and share-cap state travel with the object. Returned: an object that has lost its name."""
+        memory, there = self.check_rename(old, new, flags)
+        if there is memory:
+            return None
+        self._take_name(memory)
+        if there is not None:
+            self._take_name(there)
+            if flags & SHM_RENAME_EXCHANGE:
+                self._give_name(there, old)
+        self._give_name(memory, new)
+        return there if there is not None and there.name is None else None
+
+    def check_rename(self, old: str, new: str, flags: int = 0) -> tuple[MemoryObject, MemoryObject | None]:
+        """Refuse what `rename` refuses. Returned: the object, and the one that has the new name; nothing is changed."""
         asked = f"shm_rename({old!r}, {new!r}, {flags:#x})"
         known = SHM_RENAME_NOREPLACE | SHM_RENAME_EXCHANGE
         if flags & ~known or flags == known:
@@ -132,9 +149,7 @@ class ObjectTable:
         memory = self._named(old, asked)
         check_path(new, asked)
         there = self.names.get(new)
-        if there is memory:
-            return None
-        if there is not None and flags & SHM_RENAME_NOREPLACE:
+        if there is not None and there is not memory and flags & SHM_RENAME_NOREPLACE:
             raise Refusal(
                 "cheribsd:MAN",
                 asked=asked,
@@ -142,13 +157,7 @@ class ObjectTable:
                 needed="a name that is free, or no SHM_RENAME_NOREPLACE",
                 errno="EEXIST",
             )
-        self._take_name(memory)
-        if there is not None:
-            self._take_name(there)
-            if flags & SHM_RENAME_EXCHANGE:
-                self._give_name(there, old)
-        self._give_name(memory, new)
-        return there if there is not None and there.name is None else None
+        return memory, there
 
     def _named(self, path: str, asked: str) -> MemoryObject:
         check_path(path, asked)

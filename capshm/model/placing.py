@@ -22,7 +22,6 @@ class Place(NamedTuple):
 
     start: int
     length: int
-    alignment: int
     reservation: Reservation
     is_new_reservation: bool
 
@@ -90,7 +89,7 @@ def find_place(space: AddressSpace, pointer: Pointer | None, address: Address, l
         if place is None:
             raise _no_room(space, padded)
         start = place
-    return Place(start, padded, alignment, Reservation(start, start + padded, size), True)
+    return Place(start, padded, Reservation(start, start + padded, size), True)
 
 
 def _alignment(size: int, flags: int) -> int:
@@ -186,7 +185,7 @@ def _inside(space: AddressSpace, pointer: Pointer, size: int, alignment: int, fl
             needed="a hole in the reservation, or no MAP_EXCL",
             errno="ENOMEM",
         )
-    return Place(start, size, alignment, reservation, False)
+    return Place(start, size, reservation, False)
 
 
 def _no_room(space: AddressSpace, length: int) -> Refusal:

@@ -83,10 +83,15 @@ class SegmentTable:
 
     def mark_removed(self, number: int, uid: int = 0) -> Segment:
         """shmctl(IPC_RMID): the key is free at once, the memory goes with its last attachment (`forget`)."""
+        segment = self.check_removal(number, uid)
+        segment.key, segment.is_removed = None, True
+        return segment
+
+    def check_removal(self, number: int, uid: int = 0) -> Segment:
+        """Refuse what `mark_removed` refuses. Returned: the segment; nothing is changed."""
         segment = self.find(number, f"shmctl({number}, IPC_RMID)")
         if uid not in (0, segment.object.uid):
             raise _man(f"shmctl({number}, IPC_RMID) by user {uid}", "it is another user's", "its owner", "EPERM")
-        segment.key, segment.is_removed = None, True
         return segment
 
     def forget(self, segment: Segment) -> None:

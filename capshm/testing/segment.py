@@ -23,6 +23,7 @@ from capshm import encoding, errors, process
 from capshm._native import ffi, lib
 from capshm._status import fail
 from capshm.capability import Capability, make
+from capshm.model.constants import ARENA_SIZE, ARENA_START
 from capshm.permissions import Permissions
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ _lock = threading.RLock()
 os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 _taken: list[tuple[int, int]] = []  # places in the arena: first address, first address behind; sorted
-_next = process.ARENA_BASE  # where the last mapping ended
+_next = ARENA_START  # where the last mapping ended
 _isa = "v9"
 
 
@@ -76,18 +77,18 @@ def _take_place(mapping: CData, alignment: int) -> None:
     """
     global _next
     length = mapping.length + PAGE
-    for begin in (_next, process.ARENA_BASE):
+    for begin in (_next, ARENA_START):
         place = _round_up(begin, alignment)
         for first, end in tuple(_taken):
             if place < end and first < place + length:
                 place = _round_up(end, alignment)
-        if place + length <= process.ARENA_BASE + process.ARENA_SIZE:
+        if place + length <= ARENA_START + ARENA_SIZE:
             mapping.address = place  # first: what undoes it looks here
             bisect.insort(_taken, (place, place + length))
             process.count_segment(1)
             _next = place + length
             return
-    raise MemoryError(f"the arena of {process.ARENA_SIZE >> 30} GiB has no room for {length} bytes")
+    raise MemoryError(f"the arena of {ARENA_SIZE >> 30} GiB has no room for {length} bytes")
 
 
 def _map_memory(place: CData, length: int, fd: int, *, writable: bool) -> None:

@@ -4,6 +4,7 @@ import array
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -239,7 +240,9 @@ def test_forged_forks() -> None:
         client.current().ask("fork", descriptors=[theirs.fileno()]).close()
         theirs.close()
         _send(ours, b'{"do":"processes","n":5}')
-        assert "not attached" in str(_answer(ours))
+        answer = _answer(ours)
+        assert "not attached" in str(answer)
+        assert cast("dict[str, str]", answer["error"])["type"] == "NotAttached"
         _send(ours, b'{"do":"forked","n":5}')
         assert ours.recv(1 << 16) == b""
         ours.close()
@@ -411,6 +414,38 @@ def test_failed_forks_leave_nothing() -> None:
         assert len(_names("/proc/self/fd")) == own
         assert len(machine.processes()) == 1
         assert machine.audit()[-1].event == "fork failed"
+        _works()
+
+
+@pytest.mark.slow
+@isolated()
+def test_what_cannot_be_recorded_does_not_happen() -> None:
+    """While the audit has no room, names and segments stay as they are, nobody can attach, and nothing stays open."""
+    with capshm.Machine() as machine:
+        for name in ("/a", "/b"):
+            os.close(bsd.shm_open(name, os.O_RDWR | os.O_CREAT))
+        segment = bsd.shmget(7, 4096, bsd.IPC_CREAT | 0o600)
+        before, records = _count(machine), len(machine.audit())
+        _, hard = resource.prlimit(machine.broker_pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(machine.broker_pid, resource.RLIMIT_FSIZE, (0, hard))
+        calls: list[Callable[[], object]] = [
+            lambda: bsd.shm_unlink("/a"),
+            lambda: bsd.shm_rename("/a", "/b"),
+            lambda: bsd.shm_rename("/a", "/c"),
+            lambda: bsd.shmctl(segment, bsd.IPC_RMID),
+        ]
+        for call in calls:
+            with pytest.raises(capshm.Refused) as caught:
+                call()
+            assert caught.value.rule == "host"
+        command = [sys.executable, "-c", "import capshm; capshm.attach()"]
+        assert machine.spawn(command, stderr=subprocess.DEVNULL).wait() == 1
+        while _count(machine) > before:
+            os.sched_yield()
+        resource.prlimit(machine.broker_pid, resource.RLIMIT_FSIZE, (hard, hard))
+        assert len(machine.audit()) == records
+        assert {each.name for each in machine.objects()} == {"/a", "/b", None}
+        assert bsd.shmget(7, 4096, 0o600) == segment
         _works()
 
 

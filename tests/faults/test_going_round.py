@@ -94,6 +94,22 @@ def _has_tags() -> bool:
 
 @pytest.mark.slow
 @isolated()
+def test_the_mode_binds_until_its_owner_changes_it() -> None:
+    """The limit of one user for all: a read-only descriptor opens nothing for writing, before its holder's fchmod."""
+    become_plain()
+    with _machine():
+        os.close(bsd.shm_open("/limit", os.O_RDWR | os.O_CREAT))
+        fd = bsd.shm_open("/limit", os.O_RDONLY)
+        with pytest.raises(PermissionError):
+            os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+        os.fchmod(fd, 0o600)
+        os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDWR))
+        os.close(fd)
+        bsd.shm_unlink("/limit")
+
+
+@pytest.mark.slow
+@isolated()
 def test_without_capability_permission_there_are_no_tags() -> None:
     """A process without capability permission has neither a descriptor nor a mapping of tags, and raw stores untag."""
     become_plain()

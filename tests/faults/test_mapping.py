@@ -13,7 +13,7 @@ import pytest
 
 from capshm import Capability, PageViolation, Permissions, StoreTagViolation, capability
 from capshm._native import ffi, lib
-from capshm.process import ARENA_BASE, ARENA_SIZE
+from capshm.model.constants import ARENA_SIZE, ARENA_START
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event
 
@@ -35,7 +35,7 @@ def attach() -> None:
     """Attach to a gate that lies behind a descriptor, as a broker's does."""
     gate = os.memfd_create("gate")
     os.ftruncate(gate, lib.capshm_gate_size())
-    assert lib.capshm_attach(ARENA_BASE, ARENA_SIZE, gate) == lib.STATUS_OK
+    assert lib.capshm_attach(ARENA_START, ARENA_SIZE, gate) == lib.STATUS_OK
     os.close(gate)
 
 
@@ -55,7 +55,7 @@ class Object:
 
 def place(number: int) -> int:
     """An address for the numbered mapping of a test."""
-    return ARENA_BASE + number * 4 * SIZE
+    return ARENA_START + number * 4 * SIZE
 
 
 def map_at(

@@ -2,13 +2,18 @@
 
 import json
 import os
+import signal
+import subprocess
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import pytest
 
+from capshm import _launch
 from capshm._native import lib
 from capshm.broker import audit, messages, segments
 from capshm.broker.inotify import Watches
+from capshm.commands import doctor
 
 
 @pytest.mark.parametrize(
@@ -117,6 +122,24 @@ def test_audit_on_a_full_disk() -> None:
     log.close()
 
 
+def test_a_name_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`capshm doctor` knows a segment whose broker was killed before it could take the name away."""
+    made: list[SharedMemory] = []
+
+    def keep(memory: SharedMemory) -> None:
+        made.append(memory)
+
+    unlink = SharedMemory.unlink
+    monkeypatch.setattr(SharedMemory, "unlink", keep)
+    os.close(segments.new_segment())
+    monkeypatch.undo()
+    (memory,) = made
+    found = doctor._left_behind()
+    unlink(memory)
+    assert not found.is_well
+    assert memory.name.lstrip("/") in found.found
+
+
 def test_segments_have_no_name_and_end() -> None:
     """A segment is in no directory, knows itself by any descriptor, and ends with its last one."""
     before = set(_names("/dev/shm"))
@@ -163,6 +186,55 @@ def test_named_segments_end_after_release() -> None:
     assert memory.ended() == []
     memory.release(1)
     assert memory.ended() == [1]
+    memory.close()
+
+
+def test_survivors_that_do_not_end_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What dies is waited for; what cannot be killed, or does not die, is given up after the bound."""
+    monkeypatch.setattr(_launch, "_END_BOUND", 0.1)
+    kill = signal.pidfd_send_signal
+    programs = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
+    mortal, forbidden, deaf = (program.pid for program in programs)
+
+    def send(fd: int, number: int) -> None:
+        link = Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii")
+        pid = int(link.partition("Pid:")[2].split()[0])
+        if pid == forbidden:
+            raise PermissionError
+        if pid == mortal:
+            kill(fd, number)
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", send)
+    try:
+        assert _launch.end_survivors("no machine", lambda: {mortal, forbidden, deaf}) == [mortal]
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
+def test_sizes_look_at_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the descriptors of a process only shared memory is asked for its size: a file's server may not answer."""
+    looked: list[str] = []
+    stat = Path.stat
+
+    def note(path: Path) -> os.stat_result:
+        looked.append(str(path.readlink()))
+        return stat(path)
+
+    memory = segments.Segments()
+    first, second = segments.new_segment(), segments.new_memfd("here", size=3)
+    os.ftruncate(first, 5)
+    memory.adopt(1, first)
+    memory.adopt(2, second)
+    with Path(__file__).open(encoding="utf-8"):
+        monkeypatch.setattr(Path, "stat", note)
+        assert memory.sizes([os.getpid()]) == {1: 5, 2: 3}
+        monkeypatch.undo()
+    assert looked
+    assert all(link.startswith(("/memfd:", "/dev/shm/")) for link in looked)
+    os.close(first)
+    os.close(second)
     memory.close()
 
 

@@ -13,7 +13,8 @@ import pytest
 
 import capshm
 from capshm import cheribsd as bsd
-from capshm import observer
+from capshm import observer, records
+from capshm.commands.ps import ps
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event
 
@@ -79,9 +80,24 @@ def test_what_a_machine_shows_of_itself() -> None:
             {str(os.getpid()): "RWrw", str(child.pid): "rw"},
             {str(os.getpid()): "RWrw", str(child.pid): "RWrw"},
         ]
+        copy = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR | bsd.O_SHARECAP)
+        os.ftruncate(copy, SIZE)
+        bsd.mmap(None, SIZE, RWC, bsd.MAP_PRIVATE, copy, 0)
+        assert read("caps", machine=name)["objects"][-1]["holders"] == {str(os.getpid()): "Rr"}
         columns = run("vm", str(child.pid), machine=name).stdout.splitlines()
         assert columns[0].split()[:6] == ["START", "END", "PRT", "MAX", "INH", "TP"]
         assert [line.split()[2] for line in columns[1:]] == ["rw---", "rw-RW"]
+
+
+@pytest.mark.slow
+@isolated()
+def test_ps_leaves_out_what_ends_meanwhile() -> None:
+    """A process that ends between two requests of ps is no failure of it."""
+    with scene() as (machine, _), pytest.MonkeyPatch.context() as patch:
+        known = observer.Observer.processes
+        gone = records.Process(1, 0, 99, "running", 0, False)
+        patch.setattr(observer.Observer, "processes", lambda self: [*known(self), gone])
+        ps(machine=machine.name)
 
 
 @pytest.mark.slow

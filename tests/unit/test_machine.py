@@ -9,6 +9,7 @@ import pickle
 import resource
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -412,6 +413,104 @@ def test_leaks_are_found() -> None:
     os.close(bsd.shm_open("/left", os.O_RDWR | os.O_CREAT))
     with pytest.raises(capshm.LeakFound, match="/left"):
         machine.__exit__(None, None, None)
+
+
+def _rules(machine: capshm.Machine, event: str) -> list[str]:
+    return [each.rule.removeprefix("cheribsd:") for each in machine.audit() if each.event == event]
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_machine_tells_of_itself_only() -> None:
+    """In another machine, its lists are an error, and not those of the other."""
+    with capshm.Machine() as first:
+        assert first.processes()
+    with capshm.Machine() as second:
+        calls: list[Callable[[], object]] = [
+            first.processes,
+            first.objects,
+            first.audit,
+            lambda: first.mappings(os.getpid()),
+        ]
+        for call in calls:
+            with pytest.raises(capshm.CapshmError, match=second.name):
+                call()
+        assert second.processes()
+
+
+@pytest.mark.slow
+@isolated()
+def test_mincore_of_what_is_not_there() -> None:
+    """It is refused at the first page that is not mapped, however long the range."""
+    with capshm.Machine(), pytest.raises(capshm.Refused, match="not all"):
+        bsd.mincore(0, 1 << 60)
+
+
+@pytest.mark.slow
+@isolated()
+def test_the_audit_names_the_row_of_a_mapping() -> None:
+    """By what may pass, whose the object is, and how it was made; at a fork, by what takes the permission away."""
+    with capshm.Machine() as machine, tempfile.TemporaryFile() as file:
+        file.truncate(MEMORY)
+        common, bound = (bsd.shm_open(bsd.SHM_ANON, os.O_RDWR | flag) for flag in (bsd.O_SHARECAP, 0))
+        for fd in (common, bound):
+            os.ftruncate(fd, MEMORY)
+            for prot, flags in (
+                (CAP, bsd.MAP_SHARED),
+                (CAP, bsd.MAP_PRIVATE),
+                (READ_WRITE | bsd.PROT_NO_CAP, bsd.MAP_SHARED),
+            ):
+                bsd.mmap(None, MEMORY, prot, flags, fd)
+        bsd.mmap(None, MEMORY, CAP, bsd.MAP_SHARED | bsd.MAP_ANON)
+        bsd.mmap(None, MEMORY, READ_WRITE, bsd.MAP_PRIVATE, file.fileno())
+        bsd.mmap(None, MEMORY, READ_WRITE, bsd.MAP_SHARED, file.fileno())
+        bsd.shmat(bsd.shmget(bsd.IPC_PRIVATE, MEMORY, 0o600))
+        assert _rules(machine, "map") == ["E9", "E14", "E10", "E1", "E1", "E3", "G1", "A2", "E3"]
+        assert _rules(machine, "shmat") == ["H1"]
+        with Child(lambda: None) as child:
+            assert child.wait() == 0
+        assert _rules(machine, "fork drop") == ["F2"]
+        bsd.procctl(bsd.PROC_SHARECAP_CTL, bsd.PROC_SHARECAP_DISABLE)
+        with Child(lambda: None) as child:
+            assert child.wait() == 0
+        assert sorted(_rules(machine, "fork drop")[1:]) == ["F2", "K1", "K1", "K1"]
+
+
+@pytest.mark.slow
+@isolated()
+def test_the_audit_names_the_policy_that_drops() -> None:
+    """Under a policy that lets nothing cross, that is why a child has no capability permission."""
+    with capshm.Machine("isolated") as machine:
+        _shared()
+        with Child(lambda: None) as child:
+            assert child.wait() == 0
+        assert _rules(machine, "fork drop") == ["isolated"]
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_file_is_an_object_while_it_is_mapped() -> None:
+    """A refused mapping makes it none, and it is none any more when the last process that maps it has unmapped it."""
+    with capshm.Machine(leaks="raise") as machine, tempfile.TemporaryFile() as file:
+        file.truncate(MEMORY)
+        assert _refusal(bsd.mmap, None, MEMORY, CAP, bsd.MAP_SHARED, file.fileno())[1] == "cheribsd:A15"
+        assert machine.objects() == []
+        first = bsd.mmap(None, MEMORY, bsd.PROT_READ, bsd.MAP_SHARED, file.fileno())
+        second = bsd.mmap(None, MEMORY, bsd.PROT_READ, bsd.MAP_PRIVATE, file.fileno())
+        (found,) = machine.objects()
+        assert (found.kind, found.size) == ("file", -1)
+        assert {each.object for each in machine.mappings(os.getpid())} == {found.id}
+        bsd.munmap(first, MEMORY)
+        assert machine.objects() == [found]
+        go = Event()
+        with Child(go.wait) as child:
+            bsd.munmap(second, MEMORY)
+            assert machine.objects() == [found]
+            go.set()
+            assert child.wait() == 0
+        while len(machine.processes()) > 1:
+            os.sched_yield()
+        assert machine.objects() == []
 
 
 @pytest.mark.slow

@@ -27,10 +27,10 @@ from capshm import (
     RevocationIncomplete,
     StoreTagViolation,
     TagViolation,
-    process,
     sealing_root,
 )
 from capshm._native import lib
+from capshm.model.constants import ARENA_SIZE, ARENA_START
 from capshm.testing import Segment, Shadow, SweepCounts, closed_gate, sweep_registers
 from capshm.testing import segment as module
 from tests.faults.isolation import isolated
@@ -318,7 +318,7 @@ def test_a_place_is_used_again_once_round_the_arena() -> None:
         old = first.root
         old.store_capability(0, old)
         old.write(64, b"old")
-    module._next = process.ARENA_BASE + process.ARENA_SIZE - PAGE // 2
+    module._next = ARENA_START + ARENA_SIZE - PAGE // 2
     with Segment(PAGE) as second:
         assert second.root.base == old.base
         assert old.read(0, PAGE) == bytes(PAGE)

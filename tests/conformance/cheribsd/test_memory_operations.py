@@ -22,7 +22,7 @@ from capshm import (
 )
 from capshm._native import lib
 from capshm.capability import make
-from capshm.process import ARENA_BASE, ARENA_SIZE
+from capshm.model.constants import ARENA_SIZE, ARENA_START
 from capshm.testing import Segment
 
 P = Permissions
@@ -42,7 +42,7 @@ def root(segment: Segment) -> Capability:
 @pytest.fixture
 def unmapped(root: Capability) -> Capability:
     """The same rights to a place where nothing is mapped, at the end of the arena."""
-    place = make(ARENA_BASE + ARENA_SIZE - root.length, int(lib.METADATA_ROOT), tag=True)
+    place = make(ARENA_START + ARENA_SIZE - root.length, int(lib.METADATA_ROOT), tag=True)
     return place.with_bounds(root.length).with_permissions(root.permissions)
 
 
