@@ -162,57 +162,6 @@ def test_a_client_that_closes_all_descriptors() -> None:
         assert child.wait() == 0
 
 
-class _Interrupted(Exception):
-    pass
-
-
-@contextmanager
-def _interrupted(machine: capshm.Machine) -> Iterator[None]:
-    """A handler raises while the body waits for an answer."""
-
-    def handler(*_: object) -> None:
-        raise _Interrupted
-
-    signal.signal(signal.SIGALRM, handler)
-    os.kill(machine.broker_pid, signal.SIGSTOP)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-    try:
-        with pytest.raises(_Interrupted):
-            yield
-    finally:
-        os.kill(machine.broker_pid, signal.SIGCONT)
-
-
-@isolated()
-def test_requests_that_an_exception_cuts_short() -> None:
-    """What the broker has changed meanwhile reaches the kernel with the next request, and before a fork."""
-    with capshm.Machine() as machine:
-        fd = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR | bsd.O_SHARECAP)
-        os.ftruncate(fd, 4096)
-        gone, replaced, protected = (bsd.mmap(None, 4096, CAP, bsd.MAP_SHARED, fd) for _ in range(3))
-        gone.store_capability(0, gone)
-        with _interrupted(machine):
-            bsd.munmap(gone, 4096)
-
-        def body() -> None:
-            with pytest.raises(capshm.PageViolation):
-                gone.load_capability(0)
-
-        with Child(body) as child:
-            assert child.wait() == 0
-        with _interrupted(machine):
-            bsd.mmap(replaced, 4096, bsd.PROT_READ, bsd.MAP_SHARED | bsd.MAP_FIXED, fd)
-        with _interrupted(machine):
-            bsd.mprotect(protected, 4096, bsd.PROT_READ)
-        machine.processes()  # whatever comes next catches up
-        assert [each.start for each in machine.mappings(os.getpid())] == [protected.base]
-        for area in (gone, replaced):
-            with pytest.raises(capshm.PageViolation):
-                area.read(0, 1)
-        with pytest.raises(capshm.PageViolation):
-            protected.write(0, b"x")
-
-
 @pytest.mark.slow
 @isolated()
 def test_packets_from_somebody_else() -> None:

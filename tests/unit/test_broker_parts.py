@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from capshm import _launch
 from capshm._native import lib
 from capshm.broker import audit, messages, segments
 from capshm.broker.inotify import Watches
-from capshm.commands import doctor
 
 
 @pytest.mark.parametrize(
@@ -120,24 +118,6 @@ def test_audit_on_a_full_disk() -> None:
     _fill(log, 1)
     assert [json.loads(line)["number"] for line in log.page(1)[0]] == [1, 2, 3]
     log.close()
-
-
-def test_a_name_that_is_left_behind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`capshm doctor` knows a segment whose broker was killed before it could take the name away."""
-    made: list[SharedMemory] = []
-
-    def keep(memory: SharedMemory) -> None:
-        made.append(memory)
-
-    unlink = SharedMemory.unlink
-    monkeypatch.setattr(SharedMemory, "unlink", keep)
-    os.close(segments.new_segment())
-    monkeypatch.undo()
-    (memory,) = made
-    found = doctor._left_behind()
-    unlink(memory)
-    assert not found.is_well
-    assert memory.name.lstrip("/") in found.found
 
 
 def test_segments_have_no_name_and_end() -> None:
