@@ -101,6 +101,7 @@ class Client:
             self._policy, self._isa, self._faults = answer.text("policy"), answer.text("isa"), answer.text("faults")
             self._is_hardened = bool(answer.body["hardened"]) and lib.capshm_set_dumpable(False)
             process.join(self, answer.number("arena_size"), answer.descriptors[0])
+            self._connection.keep_from_children()
             lib.capshm_set_isa(self._isa == "rvy")
         finally:
             answer.close()
@@ -182,7 +183,7 @@ class Client:
     def after_fork_in_child(self, *, is_attached: bool) -> None:
         """Become a process of the machine in one's own name."""
         if self._connection is not None:
-            self._connection.close()  # the parent's; the broker would not listen to this process on it
+            self._connection.forget()  # the parent's; the broker would not listen to this process on it
         plan, self._plan = self._plan, None
         self._connection, self._child = self._child, None
         self._pid = os.getpid()
@@ -193,6 +194,7 @@ class Client:
             if self._connection is None or not is_attached:
                 raise errors.NotAttached(f"process {os.getpid()}, forked by {os.getppid()}, is not attached")
             self._vmspace = plan.number("vmspace")
+            self._connection.keep_from_children()
             self._connection.begin(is_answer_awaited=not plan.body["is_known_by_packet"])
             if plan.body["is_changed"]:
                 self._change_inherited(plan)

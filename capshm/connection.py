@@ -27,6 +27,7 @@ import sys
 from _thread import RLock, allocate_lock, get_ident, start_new_thread
 
 from capshm import _json, errors
+from capshm._native import lib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ class Connection:
         self._next = 1
         self._at: tuple[str, int] | None = None  # who asks, where that cannot be seen from the stack
         self._why_gone = ""
+        self._is_own = False
 
     @property
     def is_open(self) -> bool:
@@ -245,6 +247,18 @@ class Connection:
         except OSError:
             return False
 
+    def keep_from_children(self) -> None:
+        """Have the descriptor closed in every child of fork, those that run no hooks included."""
+        if self._socket is not None:
+            self._is_own = True
+            lib.capshm_keep_from_children(self._socket.fileno())
+
+    def forget(self) -> None:
+        """In a forked child: the descriptor is closed already, and its number may be somebody else's."""
+        sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.detach()
+
     def begin(self, *, is_answer_awaited: bool) -> None:
         """As a forked child, show the broker who one is. BrokerGone, if the answer is awaited."""
         if is_answer_awaited or self._socket is None:
@@ -263,17 +277,21 @@ class Connection:
     def close(self, why: str = "the machine has been left") -> None:
         """Give up the connection; later requests say why."""
         self._why_gone = self._why_gone or why
+        if self._is_own:
+            lib.capshm_keep_from_children(-1)
         sock, self._socket = self._socket, None
-        if sock is not None:
+        if sock is None:
+            return
+        if self._has_descriptor(sock):
             sock.close()
+        else:
+            sock.detach()  # the number may be somebody else's by now
 
     def _ask(self, do: str, descriptors: Sequence[int], arguments: dict[str, Argument]) -> Answer:
         sock = self._socket
         if sock is None:
             raise self.refusal()
         if not self._has_descriptor(sock):
-            sock.detach()  # the number may be somebody else's by now
-            self._socket = None
             self.close("somebody has closed the descriptor of the connection to the broker")
             raise self.refusal()
         _check_names(do, arguments)

@@ -29,6 +29,9 @@
 enum status capshm_attach(uint64_t arena_base, uint64_t arena_size, int gate);
 /* Unmaps everything in the arena, takes the tags of all registers and leaves the gate. */
 void capshm_detach(void);
+/* Names the one descriptor that is closed in every child of fork(3), hooks or none, before anything else runs there; -1: no
+ * more. A raw clone(2) keeps it. */
+void capshm_keep_from_children(int descriptor);
 size_t capshm_gate_size(void);
 /* The pids of the living processes that have slots in this process's gate, one for each slot; the first capacity of them.
  * Returns how many there are. */

@@ -38,6 +38,8 @@ static struct members *members;
 static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static pthread_key_t thread_end_key;
 static uint64_t seen_at_fork;
+static int own_descriptor = -1; /* closed in every child; -1: none */
+static ino_t own_inode; /* a program may close the descriptor behind our back, and open something else by its number */
 /* Between the hooks of a fork; written with the lock in hand. In ordinary memory, so that the child sees it. */
 static bool is_fork_prepared;
 static bool is_inside_for_fork;
@@ -232,9 +234,14 @@ static enum status join_gate(int descriptor) {
     return STATUS_OK;
 }
 
-/* In every child, before any Python: the copy of the lock may be held by a thread of the parent. */
-static void free_lock(void) {
+/* In every child, before any Python. The copy of the lock may be held by a thread of the parent; and what the broker
+ * answers to the parent must not be taken by a child that ran no hooks. */
+static void start_child(void) {
     mutex = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+    struct stat status;
+    if (own_descriptor >= 0 && fstat(own_descriptor, &status) == 0 && status.st_ino == own_inode)
+        close(own_descriptor);
+    own_descriptor = -1;
 }
 
 /* With the lock in hand: two threads may come at once. */
@@ -245,8 +252,8 @@ static enum status attach(uint64_t arena_base, uint64_t arena_size, int gate) {
         (members != NULL && (arena_base != address_space.arena_base || arena_size != address_space.arena_size)))
         return STATUS_INVALID;
     static bool has_key;
-    has_key =
-        has_key || (pthread_key_create(&thread_end_key, end_thread) == 0 && pthread_atfork(NULL, NULL, free_lock) == 0);
+    has_key = has_key ||
+              (pthread_key_create(&thread_end_key, end_thread) == 0 && pthread_atfork(NULL, NULL, start_child) == 0);
     if (!has_key || !program_install_handler())
         return STATUS_NO_MEMORY;
     if (!gate_register_process())
@@ -302,6 +309,12 @@ void capshm_detach(void) {
         detach();
         process_unlock();
     }
+}
+
+void capshm_keep_from_children(int descriptor) {
+    struct stat status;
+    own_descriptor = descriptor >= 0 && fstat(descriptor, &status) == 0 ? descriptor : -1;
+    own_inode = own_descriptor >= 0 ? status.st_ino : 0;
 }
 
 size_t capshm_gate_size(void) {
