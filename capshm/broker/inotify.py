@@ -40,11 +40,6 @@ class Watches:
         self._live.add(watch)
         return watch
 
-    def remove(self, watch: int) -> None:
-        """Forget a watch that has not fired."""
-        self._live.discard(watch)
-        _libc.inotify_rm_watch(self.fd, watch)
-
     def ended(self) -> list[int]:
         """The watches that have fired since the last call."""
         fired: set[int] = set()

@@ -22,8 +22,10 @@ from capshm.broker.state import Member, Reply, Settings, State
 from capshm.errors import LayoutMismatch
 from capshm.model.address_space import AddressSpace, Entry
 from capshm.model.constants import ARENA_START
-from capshm.model.inheritance import drop_rule, plan_fork
+from capshm.model.inheritance import plan_fork
 from capshm.model.knobs import Knobs
+from capshm.model.objects import Kind
+from capshm.model.policy import Policy
 from capshm.model.rules import Refusal
 
 __all__ = ["Member", "Reply", "Service", "Settings"]
@@ -111,7 +113,7 @@ class Service:
                 state.record(
                     parent,
                     "fork drop",
-                    rule=drop_rule(state.policy, entry),
+                    rule=_drop_rule(state.policy, entry),
                     number=entry.object.id if entry.object else 0,
                     message=f"vmspace {child.serial} cannot reach tags in [{entry.start:#x}, {entry.end:#x})",
                 )
@@ -166,6 +168,13 @@ class Service:
         lines, following = self._state.audit.page(start)
         rows: list[Value] = [list(msgspec.json.decode(line).values()) for line in lines]
         return Reply({"records": rows, "next": following})
+
+
+def _drop_rule(policy: Policy, entry: Entry) -> str:
+    """The rule by which a fork takes capability permission away: the policy's own, K1 where it would keep it, or F2."""
+    if entry.object is not None and policy.keeps_capabilities_at_fork(entry.object):
+        return "cheribsd:K1"
+    return policy.refuse_anonymous_sharing(Kind.ANONYMOUS) or "cheribsd:F2"
 
 
 def _refused(rule: str, number: int, message: str) -> Reply:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from capshm.model.address_space import AddressSpace, Entry, ranges
 from capshm.model.constants import INHERIT_COPY, INHERIT_NONE, INHERIT_SHARE, INHERIT_ZERO
 from capshm.model.mapping import check_reserved
-from capshm.model.objects import Kind
 from capshm.model.pointer import Address, pages_of
 from capshm.model.rights import Rights
 from capshm.model.rules import Refusal
@@ -153,13 +152,6 @@ def plan_fork(space: AddressSpace, policy: Policy, knobs: Knobs, serial: int) ->
                 entry._replace(current=entry.current.without(Rights.CAP), maximum=entry.maximum.without(Rights.CAP))
             )
     return ForkPlan(child, **{name: ranges(entries) for name, entries in parts.items()})
-
-
-def drop_rule(policy: Policy, entry: Entry) -> str:
-    """The rule by which a fork takes capability permission away: the policy's own, K1 where it would keep it, or F2."""
-    if entry.object is not None and policy.keeps_capabilities_at_fork(entry.object):
-        return "cheribsd:K1"
-    return policy.refuse_anonymous_sharing(Kind.ANONYMOUS) or "cheribsd:F2"
 
 
 def _own(entry: Entry) -> Entry:
