@@ -65,9 +65,13 @@ def _round_up(number: int, unit: int) -> int:
 def _nanoseconds(what: str, seconds: SupportsFloat) -> int:
     if not hasattr(seconds, "__float__"):
         raise TypeError(f"{what} must be a number of seconds, not {type(seconds).__name__}")
-    if not 0 <= float(seconds) <= 1e6:
+    try:
+        number = float(seconds)
+    except OverflowError:  # an int that is larger than all of them
+        number = -1.0
+    if not 0 <= number <= 1e6:
         raise ValueError(f"{what} must be 0 to 1,000,000 seconds, not {seconds}")
-    return int(float(seconds) * 1e9)
+    return int(number * 1e9)
 
 
 def _take_place(mapping: CData, alignment: int) -> None:
