@@ -17,7 +17,8 @@ from capshm.broker import connections
 from capshm.broker.audit import AuditLog
 from capshm.broker.segments import Segments, new_sealed, raise_descriptor_limit
 from capshm.broker.server import Server
-from capshm.broker.service import Service, Settings
+from capshm.broker.service import Service
+from capshm.broker.state import Settings
 from capshm.errors import CapshmError
 
 

@@ -28,8 +28,6 @@ from capshm.model.objects import Kind
 from capshm.model.policy import Policy
 from capshm.model.rules import Refusal
 
-__all__ = ["Member", "Reply", "Service", "Settings"]
-
 _R = TypeVar("_R", bound=messages.Message)
 _Handler: TypeAlias = Callable[[State, Member, _R, list[int]], Reply]
 _INHERIT = ("share", "copy", "none", "zero")
