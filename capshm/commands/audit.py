@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from time import localtime, strftime
 from typing import Annotated
@@ -13,11 +14,44 @@ from capshm.commands.tables import Json, print_json, print_table
 from capshm.observer import Observer, choose
 from capshm.records import Audit
 
-Filters = tuple[int | None, str | None, str | None, bool]
-
 app = cyclopts.App(name="audit", help="Show or check what happened in a machine: who asked, and which rule decided.")
 
 FileArgument = Annotated[Path | None, cyclopts.Parameter(validator=cyclopts.validators.Path(exists=True))]
+
+
+@cyclopts.Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Filters:
+    """Which records are meant: those that match all of these.
+
+    Parameters
+    ----------
+    pid
+        Records of this process.
+    event
+        Records of this kind: map, fork, shm_open ...
+    rule
+        Records that this rule decided: "cheribsd:E2", or "E2" for short.
+    refused
+        What was refused.
+    """
+
+    pid: int | None = None
+    event: str | None = None
+    rule: str | None = None
+    refused: Annotated[bool, cyclopts.Parameter(negative=())] = False
+
+    def matches(self, record: Audit) -> bool:
+        """Whether the record is meant."""
+        return (
+            (self.pid is None or record.pid == self.pid)
+            and (self.event is None or record.event == self.event)
+            and (self.rule is None or record.rule in (self.rule, f"cheribsd:{self.rule}"))
+            and not (self.refused and record.allowed)
+        )
+
+
+_NO_FILTERS = Filters()
 
 
 @app.default
@@ -25,10 +59,7 @@ def show(
     file: FileArgument = None,
     *,
     machine: str | None = None,
-    pid: int | None = None,
-    event: str | None = None,
-    rule: str | None = None,
-    refused: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    filters: Filters = _NO_FILTERS,
     json_output: Json = False,
 ) -> None:
     """Show the records of a running machine, or of a file that `Machine(audit=...)` wrote; filters narrow them down.
@@ -39,19 +70,11 @@ def show(
         An audit file; without it, a running machine is asked.
     machine
         Its name; needed where several are running.
-    pid
-        Only records of this process.
-    event
-        Only records of this kind: map, fork, shm_open ...
-    rule
-        Only records that this rule decided: "cheribsd:E2", or "E2" for short.
-    refused
-        Only what was refused.
     json_output
         Print one JSON document.
     """
     records, findings = _read(file, machine)
-    chosen = _choose(records, (pid, event, rule, refused))
+    chosen = [each for each in records if filters.matches(each)]
     if json_output:
         print_json({"records": [each._asdict() for each in chosen], "findings": findings})
     else:
@@ -67,10 +90,7 @@ def check(
     file: FileArgument = None,
     *,
     machine: str | None = None,
-    pid: int | None = None,
-    event: str | None = None,
-    rule: str | None = None,
-    refused: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    filters: Filters = _NO_FILTERS,
     json_output: Json = False,
 ) -> None:
     """Answer by the exit status whether something has happened: 0 no, 1 yes, 3 the audit itself is damaged.
@@ -85,20 +105,11 @@ def check(
         An audit file; without it, a running machine is asked.
     machine
         Its name; needed where several are running.
-    pid
-        Records of this process.
-    event
-        Records of this kind: map, fork, shm_open ...
-    rule
-        Records that this rule decided: "cheribsd:E2", or "E2" for short.
-    refused
-        What was refused.
     json_output
         Print one JSON document.
     """
-    filters = (pid, event, rule, refused)
     records, findings = _read(file, machine)
-    found = _choose(records, filters) if filters != (None, None, None, False) else []
+    found = [each for each in records if filters.matches(each)] if filters != _NO_FILTERS else []
     if json_output:
         document = {"records": len(records), "found": [each._asdict() for each in found], "findings": findings}
         print_json(document)
@@ -122,18 +133,6 @@ def _read(file: Path | None, machine: str | None) -> tuple[list[Audit], list[str
     _, findings = audit.check(str(file))
     records = [Audit(*record) for record in audit.read(str(file))]
     return records, [f"{file}, byte {finding.offset}: {finding.what}" for finding in findings]
-
-
-def _choose(records: list[Audit], filters: Filters) -> list[Audit]:
-    pid, event, rule, is_refused = filters
-    return [
-        each
-        for each in records
-        if (pid is None or each.pid == pid)
-        and (event is None or each.event == event)
-        and (rule is None or each.rule in (rule, f"cheribsd:{rule}"))
-        and not (is_refused and each.allowed)
-    ]
 
 
 def _print(records: list[Audit]) -> None:
