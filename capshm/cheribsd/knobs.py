@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from capshm import client, errors
-from capshm.cheribsd.memory import flag_bits
+from capshm.cheribsd._arguments import flag_bits
 from capshm.model.constants import PROC_SHARECAP_CTL
 
 TYPE_CHECKING = False

@@ -14,20 +14,20 @@ import os
 from capshm import client, errors
 from capshm._native import ffi, lib
 from capshm.capability import Capability, make
+from capshm.cheribsd._arguments import WORD_END, as_argument, flag_bits
+from capshm.cheribsd._arguments import word as word  # malloc imports it from here
 from capshm.client import check, map_object, page_permissions
 from capshm.model.constants import INHERIT_NONE, INHERIT_ZERO, MINCORE_CAPSTORE, MINCORE_INCORE
 from capshm.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import SupportsIndex, TypeAlias
+    from typing import SupportsIndex
 
+    from capshm.cheribsd._arguments import Address
     from capshm.client import Client
-    from capshm.connection import Answer, Argument
+    from capshm.connection import Answer
 
-    Address: TypeAlias = Capability | SupportsIndex | None
-
-_WORD_END = 1 << 64
 _PAGE: int = lib.PAGE_BYTES
 
 
@@ -242,7 +242,7 @@ def mincore(addr: Address, length: SupportsIndex) -> list[int]:
     start = number // _PAGE * _PAGE
     end = -(-(number + word("length", length)) // _PAGE) * _PAGE
     entries = []
-    for page in range(start, min(end, _WORD_END), _PAGE):
+    for page in range(start, min(end, WORD_END), _PAGE):
         entries.append(lib.capshm_page_entry(page))
         if not entries[-1] & lib.PAGE_MAPPED:
             raise errors.Refused(
@@ -259,28 +259,3 @@ def mincore(addr: Address, length: SupportsIndex) -> list[int]:
         (MINCORE_INCORE if is_resident & 1 else 0) | (MINCORE_CAPSTORE if entry & lib.PAGE_CAPABILITY_DIRTY else 0)
         for entry, is_resident in zip(entries, resident, strict=True)
     ]
-
-
-def as_argument(addr: Address) -> Argument:
-    """An address as a request has it."""
-    if addr is None:
-        return None
-    if not isinstance(addr, Capability):
-        return word("addr", addr)
-    return addr._describe()
-
-
-def word(what: str, value: SupportsIndex) -> int:
-    """A 64-bit word. ValueError, TypeError."""
-    number = operator.index(value)
-    if not 0 <= number < _WORD_END:
-        raise ValueError(f"{what} must be at least 0 and below 2**64, not {number}")
-    return number
-
-
-def flag_bits(what: str, value: SupportsIndex) -> int:
-    """A C int of flags, given with or without a sign. ValueError, TypeError."""
-    number = operator.index(value)
-    if not -(1 << 31) <= number < 1 << 32:
-        raise ValueError(f"{what} must fit in 32 bits, not {number:#x}")
-    return number

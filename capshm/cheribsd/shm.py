@@ -8,7 +8,7 @@ import operator
 import os
 
 from capshm import client
-from capshm.cheribsd.memory import flag_bits
+from capshm.cheribsd._arguments import flag_bits
 from capshm.model.constants import MFD_CLOEXEC, O_SHARECAP
 
 TYPE_CHECKING = False

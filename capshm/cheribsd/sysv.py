@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from capshm import client
 from capshm.capability import Capability
-from capshm.cheribsd.memory import as_argument, carry_out, flag_bits, unmap, word
+from capshm.cheribsd._arguments import as_argument, flag_bits, word
+from capshm.cheribsd.memory import carry_out, unmap
 from capshm.model.constants import IPC_STAT
 
 if TYPE_CHECKING:
-    from capshm.cheribsd.memory import Address
+    from capshm.cheribsd._arguments import Address
 
 
 class ShmStatus(NamedTuple):
