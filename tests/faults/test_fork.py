@@ -1,6 +1,5 @@
 """Processes that came by a fork without hooks, and forks beside other threads."""
 
-import ctypes
 import os
 import threading
 import warnings
@@ -11,26 +10,10 @@ import pytest
 from capshm import Capability, CapabilityArray, NotAttached, Permissions, sealing_root
 from capshm.testing import Segment, Shadow, closed_gate
 from capshm.testing.stepping import Stepper
+from tests.faults.forks import FORKS, fork_by_libc
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event, ask_child, wait_until_parked
 from tests.faults.scene import GRANULE, assert_unlocked, words
-
-_SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(os.uname().machine)
-_SIGCHLD = 17
-_python = ctypes.PyDLL(None)  # keeps the interpreter's lock, which the child needs as much as its parent
-
-
-def _libc_fork() -> int:
-    return int(_python.fork())
-
-
-def _raw_clone() -> int:
-    if _SYS_CLONE is None:
-        pytest.skip(f"the number of clone on {os.uname().machine} is not known here")
-    return int(_python.syscall(_SYS_CLONE, _SIGCHLD, 0, 0, 0, 0))
-
-
-FORKS: dict[str, Callable[[], int]] = {"fork": _libc_fork, "clone": _raw_clone}
 
 
 def _calls(segment: Segment) -> dict[str, Callable[[], object]]:
@@ -117,7 +100,7 @@ def test_fork_from_an_unhooked_child() -> None:
         def body() -> None:
             ask_child(refused)
 
-        with Child(body, fork=_libc_fork) as child:
+        with Child(body, fork=fork_by_libc) as child:
             assert child.wait() == 0
 
 

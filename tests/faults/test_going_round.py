@@ -9,24 +9,21 @@ import errno
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from capshm import CapshmError, Machine, Refused
+from capshm import Capability, CapshmError, Machine, Refused
 from capshm import cheribsd as bsd
+from tests.faults.forks import FORKS
 from tests.faults.isolation import isolated
+from tests.faults.machines import ALL, PAGE, READ_WRITE, SIZE, new_machine, new_object, share
 from tests.faults.plain_user import become_plain
 from tests.faults.processes import Child, Event, ask_child
 from tests.faults.residue import Residue, descriptors, maps, names_in
-from tests.faults.test_fork import FORKS
 
 _READ, _WRITE = 1, 2
-_DATA = bsd.PROT_READ | bsd.PROT_WRITE
-_ALL = _DATA | bsd.PROT_CAP
-_SIZE = 8192
 _SYS_PIDFD_GETFD = 438
 _PTRACE_SEIZE = 0x4206
 
@@ -34,17 +31,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 
 
-@contextmanager
-def _machine(**settings: object) -> Iterator[Machine]:
-    with Residue("") as residue, Machine(**settings) as machine:  # type: ignore[arg-type]
-        residue.name = machine.name
-        yield machine
-
-
-def _object(*, is_share_cap: bool = False) -> int:
-    fd = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR | (bsd.O_SHARECAP if is_share_cap else 0))
-    os.ftruncate(fd, _SIZE)
-    return fd
+def _tagged_object(*, is_share_cap: bool = False) -> tuple[int, Capability]:
+    """A descriptor of a new object, and a mapping of it that holds a capability."""
+    fd = new_object(is_share_cap=is_share_cap)
+    area = bsd.mmap(None, SIZE, ALL, bsd.MAP_SHARED, fd)
+    area.store_capability(0, area)
+    return fd, area
 
 
 def _areas(name: str) -> list[tuple[int, int, str]]:
@@ -60,7 +52,7 @@ def _areas(name: str) -> list[tuple[int, int, str]]:
 def _raw_protect(address: int, protection: int) -> int:
     """The errno of mprotect(2) on a page."""
     ctypes.set_errno(0)
-    answer = _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(4096), protection)
+    answer = _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(PAGE), protection)
     return ctypes.get_errno() if answer else 0
 
 
@@ -97,7 +89,7 @@ def _has_tags() -> bool:
 def test_the_mode_binds_until_its_owner_changes_it() -> None:
     """The limit of one user for all: a read-only descriptor opens nothing for writing, before its holder's fchmod."""
     become_plain()
-    with _machine():
+    with new_machine():
         os.close(bsd.shm_open("/limit", os.O_RDWR | os.O_CREAT))
         fd = bsd.shm_open("/limit", os.O_RDONLY)
         with pytest.raises(PermissionError):
@@ -113,23 +105,20 @@ def test_the_mode_binds_until_its_owner_changes_it() -> None:
 def test_without_capability_permission_there_are_no_tags() -> None:
     """A process without capability permission has neither a descriptor nor a mapping of tags, and raw stores untag."""
     become_plain()
-    with _machine():
-        fd = _object()
-        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
-        area.store_capability(0, area)
+    with new_machine():
+        fd, area = _tagged_object()
         area.store_capability(16, area)
 
         def body() -> None:
             with pytest.raises(Refused):
-                bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
-            data = bsd.mmap(None, _SIZE, _DATA | bsd.PROT_NO_CAP, bsd.MAP_SHARED, fd)
+                bsd.mmap(None, SIZE, ALL, bsd.MAP_SHARED, fd)
+            data = bsd.mmap(None, SIZE, READ_WRITE | bsd.PROT_NO_CAP, bsd.MAP_SHARED, fd)
             assert not _has_tags()
-            raw = _libc.mmap(None, ctypes.c_size_t(_SIZE), _READ | _WRITE, 1, fd, ctypes.c_long(0))
+            raw = _libc.mmap(None, ctypes.c_size_t(SIZE), _READ | _WRITE, 1, fd, ctypes.c_long(0))
             ctypes.memmove(raw, b"other bytes than before", 16)
             assert not data.load_capability(16).tag
 
-        with Child(body) as child:
-            assert child.wait() == 0
+        ask_child(body)
         assert not area.load_capability(0).tag
         assert area.load_capability(16).tag
         os.close(fd)
@@ -141,10 +130,8 @@ def test_without_capability_permission_there_are_no_tags() -> None:
 def test_fork_takes_owner_bound_tags_from_the_kernel_on(fork: str) -> None:
     """After a fork, by the hooks or by raw ones, the tags of the parent's objects are not in the child's memory."""
     become_plain()
-    with _machine():
-        fd = _object()
-        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
-        area.store_capability(0, area)
+    with new_machine():
+        fd, area = _tagged_object()
         assert len(_areas("capshm-tags")) == 2
 
         def body() -> None:
@@ -161,8 +148,8 @@ def test_fork_takes_owner_bound_tags_from_the_kernel_on(fork: str) -> None:
 def test_knob_takes_shared_tags_from_children() -> None:
     """A child of a process that may not share capabilities has no tags of shared objects in its memory either."""
     become_plain()
-    with _machine():
-        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
+    with new_machine():
+        area = share()
         area.store_capability(0, area)
         bsd.procctl(bsd.PROC_SHARECAP_CTL, bsd.PROC_SHARECAP_DISABLE)
 
@@ -170,8 +157,7 @@ def test_knob_takes_shared_tags_from_children() -> None:
             assert not area.load_capability(0).tag
             assert not _has_tags()
 
-        with Child(body) as child:
-            assert child.wait() == 0
+        ask_child(body)
         assert area.load_capability(0).tag
         bsd.procctl(bsd.PROC_SHARECAP_CTL, bsd.PROC_SHARECAP_ENABLE)
         assert ask_child(lambda: area.load_capability(0).tag)
@@ -182,27 +168,24 @@ def test_knob_takes_shared_tags_from_children() -> None:
 def test_load_only_tags_stay_read_only() -> None:
     """Where capabilities may only be loaded, tags are mapped read-only and Linux refuses more, by every way."""
     become_plain()
-    with _machine():
-        fd = _object(is_share_cap=True)
-        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
-        area.store_capability(0, area)
+    with new_machine():
+        fd, area = _tagged_object(is_share_cap=True)
 
         def body() -> None:
-            bsd.munmap(area, _SIZE)
+            bsd.munmap(area, SIZE)
             reading = bsd.PROT_READ | bsd.PROT_CAP
-            mine = bsd.mmap(None, _SIZE, reading | bsd.PROT_MAX(reading), bsd.MAP_SHARED, fd)
+            mine = bsd.mmap(None, SIZE, reading | bsd.PROT_MAX(reading), bsd.MAP_SHARED, fd)
             assert mine.load_capability(0).tag
             areas = _areas("capshm-tags")
             assert areas
             for start, end, permissions in [*areas, *_areas("capshm-clear")]:
                 assert permissions == "r--s"
-                for page in range(start, end, 4096):
+                for page in range(start, end, PAGE):
                     _check_read_only(page)
             with pytest.raises(CapshmError):
                 mine.store_capability(0, mine)
 
-        with Child(body) as child:
-            assert child.wait() == 0
+        ask_child(body)
         assert area.load_capability(0).tag
         os.close(fd)
 
@@ -213,24 +196,21 @@ def test_load_only_tags_stay_read_only() -> None:
 def test_tags_of_a_private_mapping_stay_read_only(sharing: str) -> None:
     """MAP_PRIVATE, and a maximum without WRITE, give no way to change an object's tags, nor to clear any."""
     become_plain()
-    with _machine():
-        fd = _object(is_share_cap=True)
-        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
-        area.store_capability(0, area)
+    with new_machine():
+        fd, area = _tagged_object(is_share_cap=True)
 
         def body() -> None:
-            bsd.munmap(area, _SIZE)
+            bsd.munmap(area, SIZE)
             if sharing == "MAP_PRIVATE":
-                mine = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_PRIVATE, fd)
+                mine = bsd.mmap(None, SIZE, ALL, bsd.MAP_PRIVATE, fd)
                 mine.store_capability(16, mine)
             else:
-                bsd.mmap(None, _SIZE, bsd.PROT_READ | bsd.PROT_MAX(bsd.PROT_READ), bsd.MAP_SHARED, fd)
+                bsd.mmap(None, SIZE, bsd.PROT_READ | bsd.PROT_MAX(bsd.PROT_READ), bsd.MAP_SHARED, fd)
             assert _areas("capshm-clear")
             for start, _, _ in _areas("capshm-tags") + _areas("capshm-clear"):
                 _check_read_only(start)
 
-        with Child(body) as child:
-            assert child.wait() == 0
+        ask_child(body)
         assert area.load_capability(0).tag
         os.close(fd)
 
@@ -240,11 +220,11 @@ def test_tags_of_a_private_mapping_stay_read_only(sharing: str) -> None:
 def test_maximum_without_write_holds() -> None:
     """Data whose maximum has no WRITE cannot be made writable, though the descriptor could write."""
     become_plain()
-    with _machine():
-        fd = _object()
-        area = bsd.mmap(None, _SIZE, bsd.PROT_READ | bsd.PROT_MAX(bsd.PROT_READ), bsd.MAP_SHARED, fd)
+    with new_machine():
+        fd = new_object()
+        area = bsd.mmap(None, SIZE, bsd.PROT_READ | bsd.PROT_MAX(bsd.PROT_READ), bsd.MAP_SHARED, fd)
         with pytest.raises(Refused):
-            bsd.mprotect(area, _SIZE, _DATA)
+            bsd.mprotect(area, SIZE, READ_WRITE)
         _check_read_only(area.address)
         os.close(fd)
 
@@ -254,16 +234,16 @@ def test_maximum_without_write_holds() -> None:
 def test_read_only_descriptor_is_not_reopened_for_writing() -> None:
     """A plain user cannot get a writable descriptor of an object from one that only reads, however it came by it."""
     become_plain()
-    with _machine():
+    with new_machine():
         writing = bsd.shm_open("/round", os.O_RDWR | os.O_CREAT)
-        os.ftruncate(writing, _SIZE)
+        os.ftruncate(writing, SIZE)
         reading = bsd.shm_open("/round", os.O_RDONLY)
         with pytest.raises(PermissionError):
             os.open(f"/proc/self/fd/{reading}", os.O_RDWR)
         with pytest.raises(PermissionError):
             os.truncate(f"/proc/self/fd/{reading}", 0)
         with pytest.raises(Refused):
-            bsd.mmap(None, _SIZE, _DATA, bsd.MAP_SHARED, reading)
+            bsd.mmap(None, SIZE, READ_WRITE, bsd.MAP_SHARED, reading)
         bsd.shm_unlink("/round")
         os.close(writing)
         os.close(reading)
@@ -273,22 +253,19 @@ def test_read_only_descriptor_is_not_reopened_for_writing() -> None:
 @isolated()
 def test_page_table_in_the_hands_of_its_owner() -> None:
     """A process that gives itself every permission in its own core has still no tag: there is no sideband to read."""
-    with _machine():
-        fd = _object()
-        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
-        area.store_capability(0, area)
+    with new_machine():
+        fd, area = _tagged_object()
 
         def body() -> None:
             from capshm._native import lib
 
             everything = lib.PAGE_READ | lib.PAGE_WRITE | lib.PAGE_LOAD_CAP | lib.PAGE_STORE_CAP
-            lib.capshm_protect(area.address, _SIZE, everything)
+            lib.capshm_protect(area.address, SIZE, everything)
             assert not area.load_capability(0).tag
             with pytest.raises(CapshmError):
                 area.store_capability(32, area)
 
-        with Child(body) as child:
-            assert child.wait() == 0
+        ask_child(body)
         assert area.load_capability(0).tag
         os.close(fd)
 
@@ -351,9 +328,9 @@ def test_hardened_machine_cannot_be_looked_into(is_hardened: bool) -> None:
 
     stranger = Child(look)
     with Machine(hardened=is_hardened) as machine:
-        area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
+        area = share()
         area.store_capability(0, area)
-        own = _object()
+        own = new_object()
 
         def wait() -> None:
             assert area.load_capability(0).tag
@@ -378,7 +355,7 @@ def test_hardened_machine_without_broker_ends_its_processes() -> None:
         machine = Machine(hardened=True)
         residue.name = machine.name
         with machine:
-            area = bsd.mmap(None, _SIZE, _ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
+            area = share()
             waiting = Event()
             children = [Child(lambda: waiting.wait() if area.tag else None) for _ in range(3)]
             while len(machine.processes()) < 4:

@@ -7,8 +7,8 @@ object without capabilities a 64th of the object.
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,41 +16,26 @@ import pytest
 from capshm import Capability, Machine, Refused
 from capshm import cheribsd as bsd
 from tests.faults.isolation import isolated
+from tests.faults.machines import ALL, PAGE, new_machine, new_object
 from tests.faults.processes import Child, Event
-from tests.faults.residue import Residue, descriptors, maps, resident, threads
+from tests.faults.residue import descriptors, maps, resident, threads
 
-_DATA = bsd.PROT_READ | bsd.PROT_WRITE
-_ALL = _DATA | bsd.PROT_CAP
-_PAGE = 4096
 _PROCESS_LIMIT = 64 << 10
 _MAPPING_LIMIT = 2 << 10
-
-
-@contextmanager
-def _machine() -> Iterator[Machine]:
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        yield machine
-
-
-def _object(pages: int) -> int:
-    fd = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR)
-    os.ftruncate(fd, pages * _PAGE)
-    return fd
 
 
 def _check_alike(machine: Machine, expected: int) -> None:
     """The broker's mappings and the kernel's are the same: every page has the same permissions in both."""
     model: dict[int, str] = {}
     for mapping in machine.mappings(os.getpid()):
-        for page in range(mapping.start, mapping.end, _PAGE):
+        for page in range(mapping.start, mapping.end, PAGE):
             model[page] = "".join(letter if letter in mapping.current else "-" for letter in "rwx")
     kernel: dict[int, str] = {}
     first = 0x5500_0000_0000
     for line in maps(os.getpid()):
         start, end = (int(number, 16) for number in line.split()[0].split("-"))
         if first <= start < first + (64 << 30) and end - start < 1 << 32 and line.split()[1][:3] != "---":
-            kernel.update(dict.fromkeys(range(start, end, _PAGE), line.split()[1][:3]))
+            kernel.update(dict.fromkeys(range(start, end, PAGE), line.split()[1][:3]))
     assert {page: rights for page, rights in model.items() if rights != "---"} == kernel
     assert len(model) == expected
 
@@ -62,8 +47,8 @@ def _check_alike(machine: Machine, expected: int) -> None:
 @isolated(bound=600)
 def test_processes_at_once(count: int) -> None:
     """So many processes share memory at once; each costs the broker little, and all of it is given back."""
-    with _machine() as machine:
-        area = bsd.mmap(None, 1 << 20, _ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
+    with new_machine() as machine:
+        area = bsd.mmap(None, 1 << 20, ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
         end = Event()
 
         def body(number: int) -> None:
@@ -96,17 +81,17 @@ def test_processes_at_once(count: int) -> None:
 @isolated(bound=280)
 def test_ten_thousand_mappings() -> None:
     """10,000 mappings of one object with tags in one process: each costs the broker little, and all are given back."""
-    with _machine() as machine:
-        fd = _object(1)
-        bsd.munmap(bsd.mmap(None, _PAGE, _ALL, bsd.MAP_SHARED, fd), _PAGE)
+    with new_machine() as machine:
+        fd = new_object(PAGE)
+        bsd.munmap(bsd.mmap(None, PAGE, ALL, bsd.MAP_SHARED, fd), PAGE)
         before = resident(machine.broker_pid)
-        areas = [bsd.mmap(None, _PAGE, _ALL, bsd.MAP_SHARED, fd) for _ in range(10_000)]
+        areas = [bsd.mmap(None, PAGE, ALL, bsd.MAP_SHARED, fd) for _ in range(10_000)]
         cost = (resident(machine.broker_pid) - before) / len(areas)
         areas[0].store_capability(0, areas[0])
         assert areas[-1].load_capability(0).tag
         _check_alike(machine, 10_000)
         for area in areas:
-            bsd.munmap(area, _PAGE)
+            bsd.munmap(area, PAGE)
         _check_alike(machine, 0)
         os.close(fd)
         print(f"{cost:.0f} bytes a mapping", flush=True)
@@ -118,12 +103,12 @@ def _fill(limit: int) -> Callable[[], object]:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     most = int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
-    size = ctypes.c_size_t((most + 2) * _PAGE)
+    size = ctypes.c_size_t((most + 2) * PAGE)
     whole = libc.mmap(None, size, 0, 0x4022, -1, ctypes.c_long(0))
     missing = most - limit - len(maps(os.getpid()))
     for number in range(missing // 2):  # each makes an area, and a gap before it
-        address = whole + (2 * number + 1) * _PAGE
-        assert not libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(_PAGE), 1)
+        address = whole + (2 * number + 1) * PAGE
+        assert not libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(PAGE), 1)
     return lambda: libc.munmap(ctypes.c_void_p(whole), size)
 
 
@@ -144,21 +129,21 @@ def _until_refused(call: Callable[[], object]) -> int:
 @isolated()
 def test_one_mapping_too_many() -> None:
     """The mapping beyond what Linux allows is refused with ENOMEM, and model and kernel agree afterwards."""
-    with _machine() as machine:
-        fd = _object(1)
+    with new_machine() as machine:
+        fd = new_object(PAGE)
         areas: list[Capability] = []
-        areas.append(bsd.mmap(None, _PAGE, _ALL, bsd.MAP_SHARED, fd))
+        areas.append(bsd.mmap(None, PAGE, ALL, bsd.MAP_SHARED, fd))
         release = _fill(40)
-        count = _until_refused(lambda: areas.append(bsd.mmap(None, _PAGE, _ALL, bsd.MAP_SHARED, fd)))
+        count = _until_refused(lambda: areas.append(bsd.mmap(None, PAGE, ALL, bsd.MAP_SHARED, fd)))
         assert 0 < count <= 20
         held = len(descriptors(machine.broker_pid))
         for _ in range(5):
-            assert _until_refused(lambda: areas.append(bsd.mmap(None, _PAGE, _ALL, bsd.MAP_SHARED, fd))) == 0
+            assert _until_refused(lambda: areas.append(bsd.mmap(None, PAGE, ALL, bsd.MAP_SHARED, fd))) == 0
         assert len(descriptors(machine.broker_pid)) == held
         release()
         _check_alike(machine, count + 1)
-        bsd.munmap(areas.pop(), _PAGE)
-        areas.append(bsd.mmap(None, _PAGE, _ALL, bsd.MAP_SHARED, fd))
+        bsd.munmap(areas.pop(), PAGE)
+        areas.append(bsd.mmap(None, PAGE, ALL, bsd.MAP_SHARED, fd))
         areas[-1].store_capability(0, areas[0])
         assert areas[0].load_capability(0).tag
         _check_alike(machine, count + 1)
@@ -170,22 +155,22 @@ def test_one_mapping_too_many() -> None:
 @isolated()
 def test_one_area_too_many(call: str) -> None:
     """A change that needs more areas than Linux allows is ENOMEM, and changes nothing in model and kernel."""
-    with _machine() as machine:
-        fd = _object(64)
+    with new_machine() as machine:
+        fd = new_object(64 * PAGE)
         flags = bsd.MAP_ANON | bsd.MAP_PRIVATE if "anonymous" in call else bsd.MAP_SHARED
-        area = bsd.mmap(None, 64 * _PAGE, _ALL, flags, -1 if "anonymous" in call else fd)
+        area = bsd.mmap(None, 64 * PAGE, ALL, flags, -1 if "anonymous" in call else fd)
         area.store_capability(0, area)
         release = _fill(12)
         pages = iter(range(1, 64, 2))
 
         def change() -> None:
-            page = area + next(pages) * _PAGE
+            page = area + next(pages) * PAGE
             if call == "munmap":
-                bsd.munmap(page, _PAGE)
+                bsd.munmap(page, PAGE)
             elif call == "minherit":
-                bsd.minherit(page, _PAGE, bsd.INHERIT_ZERO)
+                bsd.minherit(page, PAGE, bsd.INHERIT_ZERO)
             else:
-                bsd.mprotect(page, _PAGE, bsd.PROT_READ)
+                bsd.mprotect(page, PAGE, bsd.PROT_READ)
 
         count = _until_refused(change)
         release()
@@ -193,7 +178,7 @@ def test_one_area_too_many(call: str) -> None:
         _check_alike(machine, 64 - (count if call == "munmap" else 0))
         changed = [each for each in machine.mappings(os.getpid()) if each.inherit == "zero" or "w" not in each.current]
         assert len(changed) == (0 if call == "munmap" else count)
-        page = area + (2 * count + 1) * _PAGE  # the one that was refused
+        page = area + (2 * count + 1) * PAGE  # the one that was refused
         page.store_capability(0, area)
         assert page.load_capability(0).tag
         os.close(fd)
@@ -206,8 +191,8 @@ def test_one_area_too_many(call: str) -> None:
 @isolated(bound=600)
 def test_forks_in_a_row(count: int) -> None:
     """After so many forks nobody has more descriptors, threads, areas or memory than after a few."""
-    with _machine() as machine:
-        area = bsd.mmap(None, 1 << 20, _ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
+    with new_machine() as machine:
+        area = bsd.mmap(None, 1 << 20, ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
 
         def fork(times: int) -> None:
             for _ in range(times):
@@ -236,9 +221,9 @@ def test_forks_in_a_row(count: int) -> None:
 def test_sideband_without_capabilities() -> None:
     """An object that holds no capability costs at most a 64th of it in sideband, whatever was done to its data."""
     size = 64 << 20
-    with _machine() as machine:
-        fd = _object(size // _PAGE)
-        area = bsd.mmap(None, size, _ALL, bsd.MAP_SHARED, fd)
+    with new_machine() as machine:
+        fd = new_object(size // PAGE * PAGE)
+        area = bsd.mmap(None, size, ALL, bsd.MAP_SHARED, fd)
         for offset in range(0, size, 1 << 20):
             area.write(offset, bytes(1 << 20))
         assert not any(area.load_capabilities(0, 4096).tags)

@@ -12,28 +12,13 @@ import pytest
 
 from capshm import Capability, CapshmError, Machine, NotAttached, client, current
 from capshm import cheribsd as bsd
+from tests.faults.forks import FORKS
 from tests.faults.isolation import isolated
+from tests.faults.machines import SIZE, new_machine, own, share, wait_until_alone
 from tests.faults.plain_user import become_plain
 from tests.faults.processes import Child, ask_child
-from tests.faults.residue import Residue, descriptors, maps
+from tests.faults.residue import descriptors, maps
 from tests.faults.test_attach import _forbid_system_call
-from tests.faults.test_fork import FORKS
-
-_ALL = bsd.PROT_READ | bsd.PROT_WRITE | bsd.PROT_CAP
-_SIZE = 8192
-
-
-def _share() -> Capability:
-    return bsd.mmap(None, _SIZE, _ALL, bsd.MAP_ANON | bsd.MAP_SHARED)
-
-
-def _own() -> Capability:
-    fd = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR)
-    try:
-        os.ftruncate(fd, _SIZE)
-        return bsd.mmap(None, _SIZE, _ALL, bsd.MAP_SHARED, fd)
-    finally:
-        os.close(fd)
 
 
 def _fork_among_threads() -> int:
@@ -47,15 +32,10 @@ def _check_member(area: Capability) -> None:
     assert current().pid == os.getpid()
     area.store_capability(0, area.with_bounds(64))
     assert area.load_capability(0).tag
-    mine = _own()
+    mine = own()
     mine.store_capability(0, mine)
     assert mine.load_capability(0).tag
-    bsd.munmap(mine, _SIZE)
-
-
-def _wait_alone(machine: Machine) -> None:
-    while len(machine.processes()) > 1:
-        os.sched_yield()
+    bsd.munmap(mine, SIZE)
 
 
 def _in_threads(*bodies: Callable[[], object]) -> None:
@@ -81,9 +61,8 @@ def _in_threads(*bodies: Callable[[], object]) -> None:
 @isolated()
 def test_concurrent_forks() -> None:
     """Two threads that fork again and again: every child is a process of its own in the machine."""
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        area = _share()
+    with new_machine() as machine:
+        area = share()
 
         def work() -> None:
             for _ in range(15):
@@ -91,7 +70,7 @@ def test_concurrent_forks() -> None:
                     assert child.wait() == 0
 
         _in_threads(work, work)
-        _wait_alone(machine)
+        wait_until_alone(machine)
         serials = [each.vmspace for each in machine.audit() if each.event == "forked"]
         assert len(serials) == len(set(serials)) == 30
         _check_member(area)
@@ -101,9 +80,8 @@ def test_concurrent_forks() -> None:
 @isolated()
 def test_fork_of_a_fork_of_a_fork() -> None:
     """Each generation is attached, knows its parent, and has an address space that was never there before."""
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        area = _share()
+    with new_machine() as machine:
+        area = share()
 
         def generation(left: int) -> list[tuple[int, int, int]]:
             _check_member(area)
@@ -113,22 +91,21 @@ def test_fork_of_a_fork_of_a_fork() -> None:
         rows = generation(4)
         assert len({vmspace for _, _, vmspace in rows}) == 5
         assert [parent for parent, _, _ in rows[1:]] == [pid for _, pid, _ in rows[:-1]]
-        _wait_alone(machine)
+        wait_until_alone(machine)
 
 
 @pytest.mark.slow
 @isolated()
 def test_owner_bound_tags_end_at_each_generation() -> None:
     """What a child owns its own child cannot reach, and the grandparent's stays out of reach for all of them."""
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
+    with new_machine() as machine:
 
         def generation(left: int, older: list[Capability]) -> None:
             for area in older:
                 assert not area.load_capability(0).tag
                 with pytest.raises(CapshmError):
                     area.store_capability(16, area)
-            mine = _own()
+            mine = own()
             mine.store_capability(0, mine)
             assert mine.load_capability(0).tag
             if left:
@@ -136,16 +113,15 @@ def test_owner_bound_tags_end_at_each_generation() -> None:
             assert mine.load_capability(0).tag
 
         generation(3, [])
-        _wait_alone(machine)
+        wait_until_alone(machine)
 
 
 @pytest.mark.slow
 @isolated()
 def test_fork_beside_busy_threads() -> None:
     """Forks while other threads are inside operations and inside requests: neither waits for the other for ever."""
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        area = _share()
+    with new_machine() as machine:
+        area = share()
         end = threading.Event()
 
         def store() -> None:
@@ -155,7 +131,7 @@ def test_fork_beside_busy_threads() -> None:
 
         def ask() -> None:
             while not end.is_set():
-                bsd.munmap(_share(), _SIZE)
+                bsd.munmap(share(), SIZE)
 
         def fork() -> None:
             try:
@@ -166,7 +142,7 @@ def test_fork_beside_busy_threads() -> None:
                 end.set()
 
         _in_threads(store, ask, fork)
-        _wait_alone(machine)
+        wait_until_alone(machine)
         _check_member(area)
 
 
@@ -175,9 +151,8 @@ def test_fork_beside_busy_threads() -> None:
 def test_fork_that_the_limit_refuses() -> None:
     """A fork that fails for the number of processes changes nothing here, and the broker forgets its plan."""
     become_plain()  # the limit does not bind root
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        area = _share()
+    with new_machine() as machine:
+        area = share()
         _check_member(area)
         held, mine = len(descriptors(machine.broker_pid)), descriptors(os.getpid())
         _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
@@ -196,7 +171,7 @@ def test_fork_that_the_limit_refuses() -> None:
             os.sched_yield()
         _check_member(area)
         ask_child(lambda: _check_member(area))
-        _wait_alone(machine)
+        wait_until_alone(machine)
 
 
 @pytest.mark.slow
@@ -206,7 +181,7 @@ def test_fork_that_a_filter_refuses() -> None:
 
     def body() -> None:
         with Machine() as machine:
-            area = _share()
+            area = share()
             _forbid_system_call(56)  # clone, on x86-64
             with pytest.raises(PermissionError):
                 os.fork()
@@ -215,8 +190,7 @@ def test_fork_that_a_filter_refuses() -> None:
 
     if os.uname().machine != "x86_64":
         pytest.skip("the number of clone is known for x86-64 only")
-    with Child(body) as child:
-        assert child.wait() == 0
+    ask_child(body)
 
 
 @pytest.mark.slow
@@ -224,21 +198,20 @@ def test_fork_that_a_filter_refuses() -> None:
 @isolated()
 def test_fork_without_hooks(fork: str) -> None:
     """A child that came by a raw fork is refused everywhere and disturbs nobody's connection, not even when it ends."""
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        area, own = _share(), _own()
-        own.store_capability(0, own)
+    with new_machine() as machine:
+        area, mine = share(), own()
+        mine.store_capability(0, mine)
 
         def body() -> None:
             requests: list[Callable[[], object]] = [
-                _share,
+                share,
                 lambda: area.load_capability(0),
                 lambda: area.store_capability(0, area),
-                lambda: bsd.munmap(area, _SIZE),
+                lambda: bsd.munmap(area, SIZE),
                 lambda: bsd.shm_open("/raw", os.O_RDWR | os.O_CREAT),
                 machine.processes,
                 machine.audit,
-                lambda: own.load_capability(0),
+                lambda: mine.load_capability(0),
             ]
             for request in requests:
                 with pytest.raises(NotAttached):
@@ -246,28 +219,26 @@ def test_fork_without_hooks(fork: str) -> None:
 
             def refused() -> None:
                 with pytest.raises(NotAttached):
-                    _share()
+                    share()
 
-            with Child(refused) as grandchild:
-                assert grandchild.wait() == 0
+            ask_child(refused)
             machine.__exit__(None, None, None)
 
         with Child(body, fork=FORKS[fork]) as child:
             assert child.wait() == 0
-        assert own.load_capability(0).tag
+        assert mine.load_capability(0).tag
         assert [each.pid for each in machine.processes()] == [os.getpid()]
         _check_member(area)
         ask_child(lambda: _check_member(area))
-        _wait_alone(machine)
+        wait_until_alone(machine)
 
 
 @pytest.mark.slow
 @isolated()
 def test_hook_of_the_user_that_raises() -> None:
     """Hooks that raise before, in the parent and in the child stop neither the fork nor the child's attachment."""
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        area = _share()
+    with new_machine() as machine:
+        area = share()
         is_on = True
 
         def hook() -> None:
@@ -276,31 +247,28 @@ def test_hook_of_the_user_that_raises() -> None:
 
         os.register_at_fork(before=hook, after_in_parent=hook, after_in_child=hook)
         for _ in range(3):
-            with Child(lambda: _check_member(area)) as child:
-                assert child.wait() == 0
+            ask_child(lambda: _check_member(area))
         is_on = False
         _check_member(area)
-        _wait_alone(machine)
+        wait_until_alone(machine)
 
 
 @pytest.mark.slow
 @isolated()
 def test_hook_of_the_user_that_uses_the_machine() -> None:
     """Hooks that ask the broker and use capabilities work in the parent and in the child, and do not wait for ever."""
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        area = _share()
+    with new_machine() as machine:
+        area = share()
 
         def hook() -> None:
             area.store_capability(48, area)
-            bsd.munmap(_share(), _SIZE)
+            bsd.munmap(share(), SIZE)
 
         os.register_at_fork(before=hook, after_in_parent=hook, after_in_child=hook)
-        with Child(lambda: _check_member(area)) as child:
-            assert child.wait() == 0
+        ask_child(lambda: _check_member(area))
         _check_member(area)
-        _wait_alone(machine)
-        area = area.with_bounds(_SIZE)
+        wait_until_alone(machine)
+        area = area.with_bounds(SIZE)
 
 
 @pytest.mark.slow
@@ -308,9 +276,8 @@ def test_hook_of_the_user_that_uses_the_machine() -> None:
 def test_leaving_in_a_child_only_detaches_it() -> None:
     """A child that leaves the machine loses its part in it; the machine, its parent and its siblings go on."""
     read, write = os.pipe()
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        area = _share()
+    with new_machine() as machine:
+        area = share()
         pid = os.fork()
         if pid:
             assert os.read(read, 1) == b"!"
@@ -318,7 +285,7 @@ def test_leaving_in_a_child_only_detaches_it() -> None:
             assert os.waitpid(pid, 0)[1] == 0
             ask_child(lambda: _check_member(area))
             _check_member(area)
-            _wait_alone(machine)
+            wait_until_alone(machine)
     if pid == 0:
         status = 1
         try:
@@ -333,7 +300,7 @@ def _check_left(area: Capability) -> None:
     with pytest.raises(NotAttached):
         area.load_capability(0)
     with pytest.raises(NotAttached):
-        _share()
+        share()
     with pytest.raises(NotAttached):
         current()
     assert not [line for line in maps(os.getpid()) if "capshm-" in line]
@@ -343,9 +310,8 @@ def _check_left(area: Capability) -> None:
 @isolated()
 def test_machine_of_a_child() -> None:
     """After leaving its parent's machine a child can make one of its own, which ends without disturbing the first."""
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        area = _share()
+    with new_machine() as machine:
+        area = share()
 
         def body() -> None:
             with pytest.raises(CapshmError, match="one at a time"):
@@ -354,17 +320,16 @@ def test_machine_of_a_child() -> None:
             _check_left(area)
             with Machine() as second:
                 assert second.broker_pid != machine.broker_pid
-                mine = _share()
+                mine = share()
                 ask_child(lambda: _check_member(mine))
                 _check_member(mine)
                 with pytest.raises(CapshmError):
                     area.store_capability(0, area)
             _check_left(area)
 
-        with Child(body) as child:
-            assert child.wait() == 0
+        ask_child(body)
         _check_member(area)
-        _wait_alone(machine)
+        wait_until_alone(machine)
 
 
 @pytest.mark.slow
@@ -372,15 +337,14 @@ def test_machine_of_a_child() -> None:
 def test_fork_by_libc_beside_a_thread_that_asks() -> None:
     """A raw fork between a request and its answer takes nothing away from the thread that waits for the answer."""
     libc = ctypes.PyDLL(None)
-    with Residue("") as residue, Machine() as machine:
-        residue.name = machine.name
-        area = _share()
+    with new_machine() as machine:
+        area = share()
         end = threading.Event()
 
         def ask() -> None:
             while not end.is_set():
                 machine.processes()
-                bsd.munmap(_share(), _SIZE)
+                bsd.munmap(share(), SIZE)
 
         def fork() -> None:
             try:
@@ -400,7 +364,7 @@ def test_a_child_past_the_hooks_has_no_connection() -> None:
     """What fork(3) makes without Python's hooks cannot take its parent's answers; what it opens itself it keeps."""
     libc = ctypes.CDLL(None)
     with Machine():
-        area = _share()
+        area = share()
         link = client.current()._connection
         assert link is not None
         assert link._socket is not None
