@@ -269,7 +269,7 @@ BUGS = [
         "registers-not-swept",
         "a process goes on after an epoch with what it holds in registers",
         (("process.c", "        register_file_sweep(&process.shadow, &counts);\n", "        (void)counts;\n"),),
-        Node("tests/unit/test_segment.py::test_an_epoch_reaches_other_processes"),
+        Node("tests/unit/test_sweep.py::test_an_epoch_reaches_other_processes"),
     ),
     Bug(
         "stop-without-barrier",

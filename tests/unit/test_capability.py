@@ -31,12 +31,6 @@ def segment() -> Iterator[Segment]:
         yield made
 
 
-@pytest.fixture
-def root(segment: Segment) -> Capability:
-    """A capability over both."""
-    return segment.root
-
-
 # What it says
 
 

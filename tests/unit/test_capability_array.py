@@ -25,12 +25,6 @@ def segment() -> Iterator[Segment]:
         yield made
 
 
-@pytest.fixture
-def root(segment: Segment) -> Capability:
-    """A capability over both."""
-    return segment.root
-
-
 def distinct(root: Capability, count: int) -> list[Capability]:
     """So many values that all differ."""
     return [root.with_bounds(number + 1) for number in range(count)]
