@@ -8,9 +8,10 @@ parameters is tested by itself, and one with a new parameter fails here until `W
 import inspect
 import random
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, chdir, suppress
 from decimal import Decimal
 from fractions import Fraction
 from types import ModuleType
@@ -273,13 +274,14 @@ def any_arguments(module: str, seed: int) -> None:
     """In a process of its own, because a crash ends it: the last line then says what was called."""
     wrong: list[str] = []
     sys.unraisablehook = lambda ignored: wrong.append(f"{ignored.object}: {ignored.exc_value!r}")
-    for name, call in surface(MODULES[module]).items():
-        print(f"calling {name}", flush=True)
-        try:
-            try_call(name, call, seed)
-        except BaseException as error:  # an assertion of the core, or a group of several errors
-            wrong.append(name)
-            traceback.print_exception(error, limit=-6)
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):  # any text may be the name of a file
+        for name, call in surface(MODULES[module]).items():
+            print(f"calling {name}", flush=True)
+            try:
+                try_call(name, call, seed)
+            except BaseException as error:  # an assertion of the core, or a group of several errors
+                wrong.append(name)
+                traceback.print_exception(error, limit=-6)
     assert not wrong, f"seed {seed}: {sorted(set(wrong))}"
 
 
