@@ -71,6 +71,24 @@ def test_policies_are_found_by_name() -> None:
         policies.load("unheard-of")
 
 
+def test_policies_of_other_packages_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package registers policies under names of its own; one that answers too few questions is refused."""
+    (tmp_path / "guests.py").write_text(
+        "from capshm.policies.isolated import Isolated\n"
+        "class Guests(Isolated):\n    name = 'guests'\n"
+        "class Mute:\n    name = 'mute'\n"
+    )
+    registered = tmp_path / "guests-1.dist-info"
+    registered.mkdir()
+    (registered / "METADATA").write_text("Metadata-Version: 2.1\nName: guests\nVersion: 1\n")
+    (registered / "entry_points.txt").write_text(f"[{policies.GROUP}]\nguests = guests:Guests\nmute = guests:Mute\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert {"guests", "mute", "open"} <= set(policies.names())
+    assert policies.load("guests").name == "guests"
+    with pytest.raises(TypeError, match="guests:Mute is no policy"):
+        policies.load("mute")
+
+
 def test_the_constants_cost_a_client_nothing() -> None:
     """Importing them brings in neither the model's libraries nor dataclasses."""
     program = "import sys, capshm.model.constants\nprint(*sys.modules)"
