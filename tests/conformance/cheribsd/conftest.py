@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from capshm import Capability
 from capshm.testing import Segment
 
 SIZE = 1 << 16
@@ -21,3 +22,9 @@ def segment(isa: str) -> Iterator[Segment]:
     with Segment(SIZE, isa=isa) as made:
         yield made
     Segment(1, isa="v9").close()
+
+
+@pytest.fixture
+def root(segment: Segment) -> Capability:
+    """A tagged, unsealed capability to all of it, with all permissions, pages included."""
+    return segment.root

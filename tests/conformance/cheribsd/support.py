@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import pytest
 
-from capshm import Capability, Machine, PageViolation, Refused, StoreTagViolation, encoding
+from capshm import Capability, Machine, PageViolation, Permissions, Refused, StoreTagViolation, encoding
 from capshm import cheribsd as bsd
 from tests.faults.isolation import isolated, print_traceback
 from tests.faults.processes import Child
@@ -36,11 +36,15 @@ SHARED_ANON = bsd.MAP_ANON | bsd.MAP_SHARED
 UNREPRESENTABLE = (16 << 20) + PAGE
 """A length whose bounds are rounded up by several pages."""
 PADDED = encoding.representable_length(UNREPRESENTABLE)
+OWNED_KINDS = pytest.mark.parametrize("kind", ["shm", "memfd"])
+"""Objects that belong to the address space of whoever made them."""
+ONLY_V9 = pytest.mark.parametrize("isa", ["v9"], indirect=True)
+ONLY_RVY = pytest.mark.parametrize("isa", ["rvy"], indirect=True)
 _ROOT = Path(__file__).resolve().parents[3]
 
 
 def emulated(policy: str = "cheribsd") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a test the first process of a machine, in an interpreter of its own, from which it may fork.
+    """Make a test the first process of a machine, in an interpreter of its own, from which it may fork; so it is slow.
 
     A parameter `machine` of the test is that machine; a parametrized `policy` is the machine's.
     """
@@ -62,7 +66,8 @@ def emulated(policy: str = "cheribsd") -> Callable[[Callable[..., None]], Callab
         del vars(body)["__wrapped__"]  # the interpreter of the test runs `body`, and not the function alone
         given = [each for name, each in signature.parameters.items() if name != "machine"]
         vars(body)["__signature__"] = signature.replace(parameters=given)
-        return isolated()(body)
+        slow: Callable[..., None] = pytest.mark.slow(isolated()(body))
+        return slow
 
     return decorate
 
@@ -149,6 +154,11 @@ def anonymous(prot: int = RW, length: int = PAGE, flags: int = PRIVATE_ANON) -> 
 def guard(pages: int = 3) -> Capability:
     """A reservation in which nothing is mapped, whose pointer may read and write what will be."""
     return bsd.mmap(None, pages * PAGE, bsd.PROT_MAX(RW), bsd.MAP_GUARD)
+
+
+def without_vmem(memory: Capability) -> Capability:
+    """The pointer as an allocator would hand it out."""
+    return memory.with_permissions(memory.permissions.without(Permissions.SW_VMEM))
 
 
 def free_address() -> int:

@@ -27,8 +27,6 @@ from tests.conformance.cheribsd.support import (
 )
 from tests.faults.processes import ask_child
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("prot", [RWC, RC, RWN | bsd.PROT_MAX(RWC)])
 @emulated()

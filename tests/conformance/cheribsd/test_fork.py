@@ -9,6 +9,7 @@ import pytest
 from capshm import Machine, PageViolation
 from capshm import cheribsd as bsd
 from tests.conformance.cheribsd.support import (
+    OWNED_KINDS,
     PAGE,
     PRIVATE_ANON,
     RC,
@@ -37,9 +38,6 @@ from tests.conformance.cheribsd.support import (
     wait_until,
 )
 from tests.faults.processes import ask_child
-
-pytestmark = pytest.mark.slow
-KINDS = pytest.mark.parametrize("kind", ["shm", "memfd"])
 
 
 @pytest.mark.parametrize("kind", ["anonymous", "shm", "file"])
@@ -106,7 +104,7 @@ def test_F2_protection_of_parts() -> None:
         check_tagged(memory, values[page], page * PAGE)
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_F2_owner_bound_memory_loses_cap_in_the_child(kind: str, machine: Machine) -> None:
     """F2: a shared mapping of an owner-bound object stays shared and loses CAP in the child, from its maximum too."""
@@ -128,7 +126,7 @@ def test_F2_owner_bound_memory_loses_cap_in_the_child(kind: str, machine: Machin
     store(memory, 32)
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_F3_child_loads_untagged_values(kind: str) -> None:
     """F3: the child loads a capability of the parent without its tag, also one that is stored after the fork."""
@@ -148,7 +146,7 @@ def test_F3_child_loads_untagged_values(kind: str) -> None:
     check_tagged(memory, value)
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_F4_child_cannot_store_tags(kind: str) -> None:
     """F4: the child's tagged store faults with SEGV_STORETAG, of a value of its own as of an inherited one."""
@@ -164,7 +162,7 @@ def test_F4_child_cannot_store_tags(kind: str) -> None:
     check_stripped(memory, inherited, 32)
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_F5_child_cannot_raise_its_permission(kind: str) -> None:
     """F5: the child's mprotect with CAP is refused, and one without a flag implies nothing."""
@@ -183,7 +181,7 @@ def test_F5_child_cannot_raise_its_permission(kind: str) -> None:
     ask_child(body)
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_F6_child_maps_the_inherited_descriptor(kind: str) -> None:
     """F6: the child is refused another mapping of the inherited descriptor with CAP, in the old mapping's place too."""
@@ -201,7 +199,7 @@ def test_F6_child_maps_the_inherited_descriptor(kind: str) -> None:
     store(shared(descriptor))
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_F7_child_overwrites_a_tag(kind: str) -> None:
     """F7: data that the child writes over a capability clears the parent's tag, of that granule alone."""
@@ -401,7 +399,7 @@ def orphan(machine: Machine, kind: str = "shm") -> tuple[int, bytes]:
     return descriptor, content
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_F16_object_outlives_its_owner(kind: str, machine: Machine) -> None:
     """F16: when the owner's address space ends the object has no owner and lives on while somebody has it."""
@@ -417,7 +415,7 @@ def test_F16_object_outlives_its_owner(kind: str, machine: Machine) -> None:
     wait_until(lambda: not machine.objects())
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_F17_nobody_maps_an_orphan_with_cap(kind: str, machine: Machine) -> None:
     """F17: after that nobody may ever map it with CAP: not the parent, not a later child, not a new program."""

@@ -4,8 +4,6 @@ import errno
 import os
 from pathlib import Path
 
-import pytest
-
 from capshm import Machine
 from capshm import cheribsd as bsd
 from tests.conformance.cheribsd.support import (
@@ -24,7 +22,6 @@ from tests.conformance.cheribsd.support import (
 )
 from tests.faults.processes import ask_child
 
-pytestmark = pytest.mark.slow
 DEFAULT, ENABLE, DISABLE = bsd.PROC_SHARECAP_DEFAULT, bsd.PROC_SHARECAP_ENABLE, bsd.PROC_SHARECAP_DISABLE
 
 

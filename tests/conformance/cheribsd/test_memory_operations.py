@@ -24,19 +24,12 @@ from capshm._native import lib
 from capshm.capability import make
 from capshm.model.constants import ARENA_SIZE, ARENA_START
 from capshm.testing import Segment
+from tests.conformance.cheribsd.support import ONLY_RVY, ONLY_V9
 
 P = Permissions
 GRANULE = 16
 LINE = 1024
 PAGE = 4096
-only_v9 = pytest.mark.parametrize("isa", ["v9"], indirect=True)
-only_rvy = pytest.mark.parametrize("isa", ["rvy"], indirect=True)
-
-
-@pytest.fixture
-def root(segment: Segment) -> Capability:
-    """The segment with all permissions, pages included."""
-    return segment.root
 
 
 @pytest.fixture
@@ -292,7 +285,7 @@ def test_untagged_values_are_stored_anywhere(segment: Segment, root: Capability,
         assert root.load_capability(GRANULE) == local(root).without_tag()
 
 
-@only_v9
+@ONLY_V9
 @pytest.mark.parametrize("name", STORES)
 def test_v9_tagged_stores_need_permission(root: Capability, name: str) -> None:
     """v9: a tagged value needs STORE_CAP, one without GLOBAL also STORE_LOCAL; both faults leave the old value."""
@@ -310,7 +303,7 @@ def test_v9_tagged_stores_need_permission(root: Capability, name: str) -> None:
     assert list(root.load_capabilities(0, 2)) == [local(root), root]
 
 
-@only_rvy
+@ONLY_RVY
 @pytest.mark.parametrize("name", STORES)
 def test_rvy_strips_where_v9_faults(segment: Segment, root: Capability, name: str) -> None:
     """rvy: without the permission the bits are stored without the tag, and the page is not asked about tags."""
@@ -476,7 +469,7 @@ def copy_to_fault(root: Capability, destination: Capability, refused: int) -> Fa
     return caught.value
 
 
-@only_v9
+@ONLY_V9
 @pytest.mark.parametrize("refused", [0, 3, 7])
 def test_a_copy_stops_at_a_value_that_may_not_be_stored(root: Capability, refused: int) -> None:
     """v9: a tagged granule faults as a store of it would; those before it are copied, those behind it are as before."""
@@ -503,7 +496,7 @@ def test_a_copy_to_a_page_without_store_permission(
     assert list(root.load_capabilities(FAR, 8)) == untagged[:refused] + old[refused:]
 
 
-@only_v9
+@ONLY_V9
 @pytest.mark.parametrize("refused", [0, 3, 7])
 def test_a_downward_copy_stops_with_what_lies_behind_copied(root: Capability, refused: int) -> None:
     """A copy to a higher, overlapping place runs downwards: what is copied before the fault lies behind it."""
@@ -516,7 +509,7 @@ def test_a_downward_copy_stops_with_what_lies_behind_copied(root: Capability, re
     assert list(root.load_capabilities(0, 12)) == expected
 
 
-@only_rvy
+@ONLY_RVY
 def test_rvy_copies_strip(segment: Segment, root: Capability) -> None:
     """rvy: an authority without STORE_CAP or STORE_LOCAL takes the bits of every granule and strips what it must."""
     values = [*fill(root, range(2)), local(root)]

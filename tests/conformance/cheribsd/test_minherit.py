@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from capshm import Machine, Permissions
+from capshm import Machine
 from capshm import cheribsd as bsd
 from tests.conformance.cheribsd.support import (
     PAGE,
@@ -25,10 +25,10 @@ from tests.conformance.cheribsd.support import (
     refused,
     shared,
     store,
+    without_vmem,
 )
 from tests.faults.processes import ask_child
 
-pytestmark = pytest.mark.slow
 SHARE, COPY, NONE, ZERO = bsd.INHERIT_SHARE, bsd.INHERIT_COPY, bsd.INHERIT_NONE, bsd.INHERIT_ZERO
 
 
@@ -213,8 +213,13 @@ def test_I13_pointer_that_does_not_authorise(machine: Machine) -> None:
     """I13: a pointer without tag, bounds or SW_VMEM for the range is refused, and nothing is changed."""
     memory = anonymous(RW, 2 * PAGE)
     before = machine.mappings(os.getpid())
-    without_vmem = memory.with_permissions(memory.permissions.without(Permissions.SW_VMEM))
-    for pointer in (memory.without_tag(), memory.with_bounds(PAGE), memory + PAGE, without_vmem, memory.address):
+    for pointer in (
+        memory.without_tag(),
+        memory.with_bounds(PAGE),
+        memory + PAGE,
+        without_vmem(memory),
+        memory.address,
+    ):
         with refused("cheribsd:I13", bsd.EPROT):
             bsd.minherit(pointer, 2 * PAGE, NONE)
     assert machine.mappings(os.getpid()) == before

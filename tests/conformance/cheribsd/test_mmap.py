@@ -29,7 +29,6 @@ from tests.conformance.cheribsd.support import (
     store,
 )
 
-pytestmark = pytest.mark.slow
 W = bsd.PROT_WRITE
 CAP = bsd.PROT_CAP
 NO_CAP = bsd.PROT_NO_CAP

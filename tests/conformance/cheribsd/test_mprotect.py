@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from capshm import Machine, PageViolation, Permissions
+from capshm import Machine, PageViolation
 from capshm import cheribsd as bsd
 from tests.conformance.cheribsd.support import (
     PAGE,
@@ -24,9 +24,9 @@ from tests.conformance.cheribsd.support import (
     refused,
     shared,
     store,
+    without_vmem,
 )
 
-pytestmark = pytest.mark.slow
 NONE = bsd.PROT_NONE
 
 
@@ -157,8 +157,7 @@ def test_B7_pointer_that_does_not_authorise(machine: Machine) -> None:
     memory = anonymous(RW, 2 * PAGE)
     before = machine.mappings(os.getpid())
     short = memory.with_bounds(PAGE)
-    without_vmem = memory.with_permissions(memory.permissions.without(Permissions.SW_VMEM))
-    for pointer in (memory.without_tag(), short, short + PAGE, memory + PAGE, without_vmem, memory.address):
+    for pointer in (memory.without_tag(), short, short + PAGE, memory + PAGE, without_vmem(memory), memory.address):
         with refused("cheribsd:B7", bsd.EPROT):
             bsd.mprotect(pointer, 2 * PAGE, NONE)
     assert machine.mappings(os.getpid()) == before

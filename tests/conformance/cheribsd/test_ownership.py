@@ -16,6 +16,7 @@ import pytest
 from capshm import Capability, Machine, Refused
 from capshm import cheribsd as bsd
 from tests.conformance.cheribsd.support import (
+    OWNED_KINDS,
     PAGE,
     RC,
     RW,
@@ -44,9 +45,7 @@ from tests.conformance.cheribsd.support import (
 )
 from tests.faults.processes import Child, ask_child
 
-pytestmark = pytest.mark.slow
 EXCLUSIVE = os.O_RDWR | os.O_CREAT | os.O_EXCL
-KINDS = pytest.mark.parametrize("kind", ["shm", "memfd"])
 
 
 def is_foreign(descriptor: int) -> bool:
@@ -58,7 +57,7 @@ def is_foreign(descriptor: int) -> bool:
     return False
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_E1_owner_has_aliases(kind: str) -> None:
     """E1: the owner may map with CAP as often as it likes; a tag stored through one mapping is seen through others."""
@@ -72,7 +71,7 @@ def test_E1_owner_has_aliases(kind: str) -> None:
     assert not aliases[1].load_capability(PAGE).tag
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_E2_another_address_space_has_no_capabilities(kind: str) -> None:
     """E2: a process that is not the owner is refused any mapping whose maximum has CAP."""
@@ -90,7 +89,7 @@ def test_E2_another_address_space_has_no_capabilities(kind: str) -> None:
     store(shared(descriptor))
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_E3_another_address_space_has_the_data(kind: str) -> None:
     """E3: without CAP a process that is not the owner shares the data; loads are untagged, tagged stores fault."""
@@ -112,7 +111,7 @@ def test_E3_another_address_space_has_the_data(kind: str) -> None:
     check_tagged(memory, value)
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_E4_private_mapping_with_cap(kind: str) -> None:
     """E4: a private mapping with PROT_CAP is refused to a process that is not the owner, as a shared one is."""
@@ -128,7 +127,7 @@ def test_E4_private_mapping_with_cap(kind: str) -> None:
     ask_child(body)
 
 
-@KINDS
+@OWNED_KINDS
 @emulated()
 def test_E5_private_mapping_that_implies_cap(kind: str) -> None:
     """E5: a private mapping implies CAP, so it is refused to a process that is not the owner, but for PROT_NO_CAP."""

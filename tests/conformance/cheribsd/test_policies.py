@@ -25,7 +25,6 @@ from tests.conformance.cheribsd.support import (
 )
 from tests.faults.processes import Child, Event, ask_child
 
-pytestmark = pytest.mark.slow
 POLICIES = pytest.mark.parametrize("policy", ["open", "cheribsd", "isolated"])
 
 

@@ -22,8 +22,6 @@ from tests.conformance.cheribsd.support import (
     store,
 )
 
-pytestmark = pytest.mark.slow
-
 
 @emulated()
 def test_row_1_vm_tag_mmap_anon() -> None:

@@ -13,19 +13,12 @@ from capshm import Capability, Permissions, sealing_root
 from capshm._native import lib
 from capshm.capability import make
 from capshm.testing import Segment
+from tests.conformance.cheribsd.support import ONLY_RVY, ONLY_V9
 
 P = Permissions
 EVERYTHING = P.from_raw(int(lib.PERMISSIONS_ALL))
 UNSEALED, SENTRY = int(lib.OBJECT_TYPE_UNSEALED), int(lib.OBJECT_TYPE_SENTRY)
 FIRST_RESERVED = int(lib.OBJECT_TYPE_FIRST_RESERVED)
-only_v9 = pytest.mark.parametrize("isa", ["v9"], indirect=True)
-only_rvy = pytest.mark.parametrize("isa", ["rvy"], indirect=True)
-
-
-@pytest.fixture
-def root(segment: Segment) -> Capability:
-    """A tagged, unsealed capability to memory."""
-    return segment.root
 
 
 def almighty(address: int = 0) -> Capability:
@@ -95,7 +88,7 @@ def test_permissions_are_only_taken_away(root: Capability, mask: Permissions) ->
     assert (result.base, result.top, result.address) == (root.base, root.top, root.address)
 
 
-@only_v9
+@ONLY_V9
 @pytest.mark.parametrize("mask", [P(0), *P, EVERYTHING], ids=str)
 def test_v9_permissions_are_an_intersection(segment: Segment, mask: Permissions) -> None:
     """v9 takes away exactly what the mask lacks: no permission depends on another."""
@@ -103,7 +96,7 @@ def test_v9_permissions_are_an_intersection(segment: Segment, mask: Permissions)
     assert segment.root.with_permissions(mask).permissions == segment.root.permissions & mask
 
 
-@only_rvy
+@ONLY_RVY
 @pytest.mark.parametrize(
     ("needed", "dependent"),
     [(P.LOAD, P.LOAD_CAP), (P.STORE, P.STORE_CAP), (P.STORE, P.STORE_LOCAL), (P.EXECUTE, P.SYSTEM_REGISTERS)],

@@ -8,6 +8,7 @@ import pytest
 from capshm import Capability, Machine, PageViolation, Permissions, PermissionViolation, encoding
 from capshm import cheribsd as bsd
 from tests.conformance.cheribsd.support import (
+    OWNED_KINDS,
     PADDED,
     PAGE,
     PRIVATE_ANON,
@@ -25,16 +26,11 @@ from tests.conformance.cheribsd.support import (
     refused,
     shared,
     store,
+    without_vmem,
 )
 
-pytestmark = pytest.mark.slow
 FIXED = bsd.MAP_FIXED
 ALIGNMENT = (1 << 64) - encoding.representable_mask(UNREPRESENTABLE)
-
-
-def without_vmem(memory: Capability) -> Capability:
-    """The pointer as an allocator would hand it out."""
-    return memory.with_permissions(memory.permissions.without(Permissions.SW_VMEM))
 
 
 def replace(place: Capability | int, length: int = PAGE, prot: int = RW, flags: int = FIXED) -> Capability:
@@ -299,7 +295,7 @@ def test_row_51_vm_reservation_align() -> None:
         anonymous()
 
 
-@pytest.mark.parametrize("kind", ["shm", "memfd"])
+@OWNED_KINDS
 @emulated()
 def test_row_54_and_55_vm_reservation_mmap_shared(kind: str) -> None:
     """Rows 54, 55: an unrepresentable length of an object gets aligned and padded bounds, like anonymous memory."""

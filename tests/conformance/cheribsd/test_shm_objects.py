@@ -31,7 +31,6 @@ from tests.conformance.cheribsd.support import (
 )
 from tests.faults.processes import ask_child
 
-pytestmark = pytest.mark.slow
 CREATE = os.O_RDWR | os.O_CREAT
 EXCLUSIVE = CREATE | os.O_EXCL
 LARGE = bsd.SHM_LARGEPAGE

@@ -23,8 +23,6 @@ from tests.conformance.cheribsd.support import (
 )
 from tests.faults.processes import ask_child
 
-pytestmark = pytest.mark.slow
-
 
 def new_segment(key: int = 0x77, size: int = PAGE) -> int:
     """A new segment."""
