@@ -23,6 +23,7 @@ from collections import namedtuple
 from capshm import _status, connection, errors, process
 from capshm._native import ffi, layout, lib
 from capshm.connection import Connection
+from capshm.process import request_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Client:
         self._faults = "raise"
         self._child: Connection | None = None  # between the hooks of a fork
         self._plan: Answer | None = None
+        self._is_plan_stale = False  # memory was changed between the hooks, by a signal handler or another's hook
         self._signals_before: set[Signals | int] | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
         self._is_hardened = False  # and was not, before it came to the machine
@@ -73,7 +75,10 @@ class Client:
         """Return what `body` returns, which asks and carries the answer out, with no signal handler and no request of
         another thread in between. NotAttached.
         """
-        return self._attached().undisturbed(body)
+        attached = self._attached()
+        if request_lock._is_owned() and lib.capshm_fork_depth():  # type: ignore[attr-defined]
+            self._is_plan_stale = True
+        return attached.undisturbed(body)
 
     def ask(self, do: str, *, descriptors: Sequence[int] = (), **arguments: Argument) -> Answer:
         """Send a request and return its answer; what changes memory, within `undisturbed`.
@@ -84,6 +89,8 @@ class Client:
         return self._attached().ask(do, descriptors=descriptors, **arguments)
 
     def _attached(self) -> Connection:
+        if self._signals_before is not None and not lib.capshm_fork_depth():
+            self.after_fork_in_parent()  # which a signal handler has cut short
         if self._connection is None or (self._connection.is_open and not lib.capshm_is_attached()):
             raise errors.NotAttached(
                 f"process {os.getpid()} has no part in machine {self._machine!r}: it was forked without the hooks, or "
@@ -129,12 +136,17 @@ class Client:
     # Fork; see process.py for the order
 
     def before_fork(self) -> bool:
-        """Have the child planned and its connection made. The lock is held until the fork is over."""
+        """Have the child planned and its connection made. The lock is held, until the fork is over."""
         if self._pid != os.getpid() or self._connection is None or not lib.capshm_is_attached():
             return False
         try:
-            self._signals_before = connection.block_signals()
-            self._connection.lock.acquire()
+            if self._signals_before is not None:
+                self.after_fork_in_parent()  # which a signal handler has cut short the last time
+            self._signals_before = connection.blocked_signals()
+            connection.block_signals()
+            if not request_lock._is_owned():  # type: ignore[attr-defined]
+                raise errors.CapshmError("a signal handler has raised while the fork waited for its turn")
+            self._is_plan_stale = False
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             self._child = Connection(ours)
             try:
@@ -170,15 +182,14 @@ class Client:
         if self._pid != os.getpid():
             return
         self._drop_plan()
-        lock = None if self._connection is None else self._connection.lock
-        if lock is not None and lock._is_owned():  # type: ignore[attr-defined]  # not if before_fork was refused first
-            lock.release()
         self._restore_signals()
 
     def _restore_signals(self) -> None:
-        before, self._signals_before = self._signals_before, None
-        if before is not None:
-            connection.restore_signals(before)
+        if self._signals_before is not None:
+            try:
+                connection.restore_signals(self._signals_before)
+            finally:
+                self._signals_before = None
 
     def after_fork_in_child(self, *, is_attached: bool) -> None:
         """Become a process of the machine in one's own name."""
@@ -193,6 +204,11 @@ class Client:
         try:
             if self._connection is None or not is_attached:
                 raise errors.NotAttached(f"process {os.getpid()}, forked by {os.getppid()}, is not attached")
+            if self._is_plan_stale:
+                raise errors.NotAttached(
+                    f"process {os.getpid()} is not attached: a signal handler or fork hook changed the memory of "
+                    f"process {os.getppid()} after the fork had been planned"
+                )
             self._vmspace = plan.number("vmspace")
             self._connection.keep_from_children()
             self._connection.begin(is_answer_awaited=not plan.body["is_known_by_packet"])

@@ -15,7 +15,10 @@ that raised would leave them so. So they wait until the answer has been carried 
                      thread waits for it and runs handlers: what they ask comes behind, and what they raise goes up at
                      once, while the call is carried out to its end.
 
-No handler runs in a thread that is not the main one; there nothing is needed.
+No handler runs in a thread that is not the main one; there nothing is needed. And a fork cannot be asked for by another
+thread, since the lock is kept until it is over. Where the main thread of several forks, a handler may ask between its
+request and the answer; so an answer that belongs to the outer request is kept for it, and the outer one, which may be
+about to wait for it, is woken by one more packet.
 """
 
 from __future__ import annotations
@@ -24,10 +27,12 @@ import _socket as socket  # without the enumerations that `socket` makes of all 
 import errno
 import os
 import sys
-from _thread import RLock, allocate_lock, get_ident, start_new_thread
+from _thread import allocate_lock, get_ident, start_new_thread
+from itertools import count
 
 from capshm import _json, errors
 from capshm._native import lib
+from capshm.process import request_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,15 +140,14 @@ def connect(machine: str) -> socket.socket:
     return sock
 
 
-def block_signals() -> set[_signal.Signals | int]:
-    """Keep signals from this thread; returned is what `restore_signals` takes, when it may be disturbed again."""
-    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
-    try:
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, _BLOCKED)
-    except BaseException:  # of the handler of a signal that had come already
-        restore_signals(before)
-        raise
-    return before
+def blocked_signals() -> set[_signal.Signals | int]:
+    """What this thread keeps from itself: for `restore_signals`."""
+    return _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+
+
+def block_signals() -> None:
+    """Keep signals from this thread. The handlers of those that have come run here, and may raise."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _BLOCKED)
 
 
 def restore_signals(before: set[_signal.Signals | int]) -> None:
@@ -166,16 +170,14 @@ def _is_main_thread() -> bool:
 
 
 class Connection:
-    """One connection to a broker.
-
-    lock: held during a request, and by whoever carries its answer out.
-    """
+    """One connection to a broker."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self.lock = RLock()
         self._socket: socket.socket | None = sock
         self._inode = os.fstat(sock.fileno()).st_ino
-        self._next = 1
+        self._numbers = count(1)
+        self._awaited: list[int] = []  # requests without their answer; several, where a handler asks amid a fork
+        self._kept: dict[int, Answer] = {}  # answers that came to a handler's request and belong to an outer one
         self._at: tuple[str, int] | None = None  # who asks, where that cannot be seen from the stack
         self._why_gone = ""
         self._is_own = False
@@ -194,19 +196,20 @@ class Connection:
 
     def undisturbed(self, body: Callable[[], T]) -> T:
         """Return what `body` returns, which asks and carries the answer out, with no signal handler in between."""
-        if self.lock._is_owned():  # type: ignore[attr-defined]
+        if request_lock._is_owned():  # type: ignore[attr-defined]
             return body()
         if _is_with_other_threads():
             if not _is_main_thread():
-                with self.lock:
+                with request_lock:
                     return body()
             try:
                 return self._in_a_thread(body)
             except _NoThread:
                 pass  # rather disturbed than not at all
-        before = block_signals()
+        before = blocked_signals()
         try:
-            with self.lock:
+            block_signals()
+            with request_lock:
                 return body()
         finally:
             restore_signals(before)
@@ -220,7 +223,7 @@ class Connection:
 
         def run() -> None:
             try:
-                with self.lock:
+                with request_lock:
                     self._at = at
                     try:
                         returned.append(body())
@@ -265,8 +268,7 @@ class Connection:
             self.ask("forked")
             return
         try:
-            self._socket.send(b'{"do":"forked","n":1}', socket.MSG_NOSIGNAL)
-            self._next = 2
+            self._socket.send(b'{"do":"forked","n":%d}' % next(self._numbers), socket.MSG_NOSIGNAL)
         except OSError:
             pass  # the first request will say that the broker is gone
 
@@ -295,23 +297,18 @@ class Connection:
             self.close("somebody has closed the descriptor of the connection to the broker")
             raise self.refusal()
         _check_names(do, arguments)
-        number = self._next
-        self._next += 1
+        number = next(self._numbers)
         text = _json.write({"do": do, "n": number, "at": self._at or _caller(), **arguments}).encode()
         if len(text) > _PACKET_LIMIT:
             raise ValueError(f"{do}: the arguments take {len(text)} bytes, and a packet holds {_PACKET_LIMIT}")
+        self._awaited.append(number)
         try:
             if descriptors:
                 numbers = b"".join(fd.to_bytes(_INT, sys.byteorder) for fd in descriptors)
                 sock.sendmsg([text], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)], socket.MSG_NOSIGNAL)
             else:
                 sock.send(text, socket.MSG_NOSIGNAL)
-            while True:
-                answer = receive(sock)
-                answered = answer.number("n")
-                if answered == number or (answered == 0 and "error" in answer.body):
-                    break  # without a number: the broker could not read as much of it
-                answer.close()  # to the first packet of a child, which did not wait for it
+            answer = self._wait_for(number, sock)
         except (EOFError, ConnectionError, BrokenPipeError) as error:
             self.close("the broker has ended, or has closed the connection")
             raise self.refusal() from error
@@ -321,6 +318,10 @@ class Connection:
                     f"{do}: descriptor {descriptors[0]} is not open", errno=errno.EBADF, rule="host"
                 ) from None
             raise
+        finally:
+            self._awaited.remove(number)
+            if number in self._kept:
+                self._kept.pop(number).close()
         if answer.is_cut and "address" in answer.body:
             self._ask("revert", (), {"start": answer.number("address")})
         if answer.is_cut and do in _CHANGES:
@@ -333,6 +334,23 @@ class Connection:
             )
         _raise_refusal(do, answer)
         return answer
+
+    def _wait_for(self, number: int, sock: socket.socket) -> Answer:
+        """The answer to that request. What belongs to an outer one is kept for it."""
+        try:
+            while number not in self._kept:
+                answer = receive(sock)
+                answered = answer.number("n")
+                if answered == 0 and "error" in answer.body:
+                    answered = number  # the broker could not read as much of it
+                if answered in self._awaited:
+                    self._kept[answered] = answer
+                else:
+                    answer.close()  # to the first packet of a child, which did not wait for it, or to a wake-up
+            return self._kept.pop(number)
+        finally:
+            if self._kept:
+                sock.send(b'{"do":"nothing","n":0}', socket.MSG_NOSIGNAL)
 
 
 def receive(sock: socket.socket) -> Answer:

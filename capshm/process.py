@@ -7,18 +7,23 @@ with `NotAttached`. The reasons are in native/process.h.
 A process is attached to a machine (capshm.client), or, for `testing.Segment` and capabilities without memory, to a gate
 of its own. This is the one place where the order of a fork stands:
 
-    before     the member of a machine asks the broker, which plans the child; then the core keeps the other threads out
-               and the passes waiting
-    parent     the core lets everybody go on; the member drops what was for the child
+    before     `request_lock` is taken; the member of a machine asks the broker, which plans the child; then the core
+               keeps the other threads out and the passes waiting
+    parent     the core lets everybody go on; the member drops what was for the child; the lock is released
     child      the core makes new locks and a slot; the member takes up its own connection and changes what the child
-               does not inherit as it is
+               does not inherit as it is; the lock is new
 
 Where the first step fails the core's steps are left out, so that the child is unattached and every call tells it so.
+The same holds for the child of a signal handler that forks amid a fork of its thread.
+
+A handler may raise at any instruction of Python's. So what must be undone is done by hooks that have none: the core's
+own functions and the lock's. What a hook in Python was kept from doing is made good before the next request, or fork.
 """
 
 from __future__ import annotations
 
 import os
+from _thread import RLock
 
 from capshm._native import ffi, lib
 from capshm.errors import CapshmError, NotAttached
@@ -43,7 +48,10 @@ if TYPE_CHECKING:
 
 _member: Member | None = None
 _segments = 0
-_is_prepared = False  # between the hooks of a fork; the member's lock keeps forks of other threads out
+_is_prepared = False  # between the hooks of a fork; the lock keeps forks of other threads out
+
+request_lock = RLock()
+"""Held from a request to the broker until its answer is carried out, and during a fork."""
 
 
 def ensure_attached() -> None:
@@ -108,26 +116,23 @@ def _attach(arena_size: int, gate: int) -> None:
 
 def _before_fork() -> None:
     global _is_prepared
+    if lib.capshm_fork_depth() > 1:
+        return
+    _is_prepared = False
     if _member is None or _member.before_fork():
         lib.capshm_fork_before()
         _is_prepared = True
 
 
 def _after_fork_in_parent() -> None:
-    global _is_prepared
-    if _is_prepared:
-        _is_prepared = False
-        lib.capshm_fork_in_parent()
-    if _member is not None:
+    if _member is not None and lib.capshm_fork_depth() == 0:
         _member.after_fork_in_parent()
 
 
 def _after_fork_in_child() -> None:
     global _is_prepared
-    status = lib.STATUS_NOT_ATTACHED
-    if _is_prepared:
-        _is_prepared = False
-        status = lib.capshm_fork_in_child()
+    status = lib.capshm_fork_in_child() if _is_prepared else lib.STATUS_NOT_ATTACHED
+    _is_prepared = False
     if _member is not None:
         _member.after_fork_in_child(is_attached=not status)
     elif status:
@@ -135,9 +140,12 @@ def _after_fork_in_child() -> None:
 
 
 # At import, so that no fork falls between attaching and registering, and so that `before` hooks of modules that were
-# imported later, which may wait for locks, run before this one keeps the other threads out.
+# imported later, which may wait for locks, run before these keep the other threads out. They run in the opposite order.
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+os.register_at_fork(before=lib.capshm_fork_begin, after_in_parent=lib.capshm_fork_in_parent)
+os.register_at_fork(after_in_parent=_after_fork_in_parent)
 os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
+    before=request_lock.acquire,
+    after_in_parent=request_lock.release,
+    after_in_child=request_lock._at_fork_reinit,  # type: ignore[attr-defined]
 )

@@ -38,7 +38,10 @@ size_t capshm_gate_size(void);
 size_t capshm_gate_processes(int32_t *pids, size_t capacity);
 bool capshm_is_attached(void);
 
-/* To be called around every fork; a child in which the last one did not run is not attached. */
+/* To be called around every fork; a child in which the last one did not run is not attached. The first one counts, so
+ * that a fork amid another, which a signal handler makes, changes nothing for the outer one and has an unattached child. */
+void capshm_fork_begin(void);
+unsigned capshm_fork_depth(void);
 void capshm_fork_before(void);
 void capshm_fork_in_parent(void);
 enum status capshm_fork_in_child(void);

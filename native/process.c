@@ -42,6 +42,7 @@ static int own_descriptor = -1; /* closed in every child; -1: none */
 static ino_t own_inode; /* a program may close the descriptor behind our back, and open something else by its number */
 /* Between the hooks of a fork; written with the lock in hand. In ordinary memory, so that the child sees it. */
 static bool is_fork_prepared;
+static unsigned fork_depth; /* forks that this process is amid; a signal handler may fork amid a fork */
 static bool is_inside_for_fork;
 
 void process_lock(void) {
@@ -359,6 +360,14 @@ void capshm_set_lock_timeout(uint64_t nanoseconds) {
     process.lock_timeout = nanoseconds;
 }
 
+void capshm_fork_begin(void) {
+    fork_depth++;
+}
+
+unsigned capshm_fork_depth(void) {
+    return fork_depth;
+}
+
 void capshm_fork_before(void) {
     if (!capshm_is_attached())
         return;
@@ -381,7 +390,9 @@ void capshm_fork_before(void) {
 }
 
 void capshm_fork_in_parent(void) {
-    if (!is_fork_prepared)
+    if (fork_depth > 0)
+        fork_depth--;
+    if (fork_depth > 0 || !is_fork_prepared)
         return;
     is_fork_prepared = false;
     if (is_inside_for_fork)
@@ -390,9 +401,13 @@ void capshm_fork_in_parent(void) {
 }
 
 enum status capshm_fork_in_child(void) {
+    const bool is_amid_another = fork_depth > 1;
+    fork_depth = 0;
     if (!is_fork_prepared)
         return STATUS_OK; /* the parent was not attached: nor is the child */
     is_fork_prepared = false;
+    if (is_amid_another)
+        return STATUS_NOT_ATTACHED; /* what has been prepared is the outer one's */
     process_lock();
     members->is_attached = true;
     mapping_lose_tags_at_fork();

@@ -194,6 +194,10 @@ class Leave(Message, frozen=True, tag="leave"):
     """The process has unmapped everything and has no further part in the machine."""
 
 
+class Nothing(Message, frozen=True, tag="nothing"):
+    """An answer is wanted, and nothing else: it wakes who waits for one."""
+
+
 class End(Message, frozen=True, tag="end"):
     """The machine is to end; only its creator may ask."""
 
@@ -222,6 +226,7 @@ Request: TypeAlias = (
     | Mappings
     | Audit
     | Leave
+    | Nothing
     | End
 )
 

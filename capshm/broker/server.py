@@ -93,6 +93,8 @@ class Server:
             return self._service.objects()
         if isinstance(request, messages.Audit):
             return self._service.audit(request.start)
+        if isinstance(request, messages.Nothing):
+            return Reply({})
         return None
 
     # Ends: of a connection, of objects, of the machine

@@ -1,7 +1,8 @@
-"""Forks that Python knows nothing of, so that no hook runs; for `Child(fork=...)`."""
+"""Other ways to fork, for `Child(fork=...)`: past Python, so that no hook runs, and without Python's warning."""
 
 import ctypes
 import os
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -23,3 +24,10 @@ def _clone() -> int:
 
 
 FORKS: dict[str, Callable[[], int]] = {"fork": fork_by_libc, "clone": _clone}
+
+
+def fork_among_threads() -> int:
+    """os.fork in a process with several threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: what these tests are about
+        return os.fork()

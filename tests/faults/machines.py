@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from capshm import Capability, Machine
 from capshm import cheribsd as bsd
-from tests.faults.residue import Residue
+from tests.faults.residue import Residue, descriptors
 
 PAGE = 4096
 SIZE = 2 * PAGE
@@ -43,7 +43,10 @@ def own() -> Capability:
         os.close(fd)
 
 
-def wait_until_alone(machine: Machine) -> None:
-    """Return when the broker has noticed that all others have ended."""
-    while len(machine.processes()) > 1:
+def wait_until_alone(machine: Machine, held: int | None = None) -> None:
+    """Return when the broker has noticed that all others have ended; held: and has that many descriptors.
+
+    A child whose parent was killed amid the fork may still be to come, and to go.
+    """
+    while len(machine.processes()) > 1 or held not in (None, len(descriptors(machine.broker_pid))):
         os.sched_yield()

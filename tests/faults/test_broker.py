@@ -23,6 +23,7 @@ import capshm
 from capshm import cheribsd as bsd
 from capshm import client
 from capshm.connection import receive
+from capshm.process import request_lock
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, ask_child
 
@@ -73,7 +74,7 @@ def _works() -> None:
 @isolated()
 def test_bad_packets() -> None:
     """Each is answered with what is wrong, on attached and on new connections; nothing stays open."""
-    packets = [b"", b"\xff", b"{}", b"[[[[", b'{"do":"leave","n":5,"x":1}', b"x" * 65536, b'{"do":"nothing","n":5}']
+    packets = [b"", b"\xff", b"{}", b"[[[[", b'{"do":"leave","n":5,"x":1}', b"x" * 65536, b'{"do":"what","n":5}']
     with capshm.Machine() as machine:
         _works()
         before = _count(machine)
@@ -356,8 +357,9 @@ def test_failed_forks_leave_nothing() -> None:
     with capshm.Machine() as machine:
         _works()
         before, own = _count(machine), len(_names("/proc/self/fd"))
-        assert client.current().before_fork()
-        client.current().after_fork_in_parent()
+        with request_lock:
+            assert client.current().before_fork()
+            client.current().after_fork_in_parent()
         while _count(machine) > before:
             os.sched_yield()
         assert len(_names("/proc/self/fd")) == own

@@ -23,6 +23,7 @@ from capshm import cheribsd as bsd
 from capshm.testing.children import fork_to_run
 from capshm.testing.system_calls import CallStepper
 from tests.faults.isolation import isolated
+from tests.faults.machines import wait_until_alone
 from tests.faults.processes import Child, Event, ask_child
 from tests.faults.residue import Residue, descriptors, maps, others_in_session, wait_for_end
 
@@ -121,8 +122,9 @@ def test_client_killed_at_each_system_call(operation: str) -> None:
     with _machine() as machine:
         area = _share()
         _check_works(area)
+        wait_until_alone(machine)
         objects = machine.objects()
-        held = None
+        held = len(descriptors(machine.broker_pid))
         number = 1
         while True:
             with CallStepper.run(_OPERATIONS[operation]) as child:
@@ -132,16 +134,13 @@ def test_client_killed_at_each_system_call(operation: str) -> None:
                     assert child.status() == -signal.SIGKILL
                 else:
                     assert child.wait() == 0
-            while len(machine.processes()) > 1:  # the death, or that of its own child, is on its way to the broker
-                os.sched_yield()
+            wait_until_alone(machine)  # the death, or that of its own child, is on its way to the broker
             assert machine.processes()[0].pid == os.getpid()
             with suppress(Refused):
                 bsd.shm_unlink("/death")  # a name is the machine's, and outlives whoever gave it
             while machine.objects() != objects:
                 os.sched_yield()
-            now = len(descriptors(machine.broker_pid))
-            assert held in (None, now)
-            held = now
+            wait_until_alone(machine, held)
             if not is_killed:
                 break
             number += 1
@@ -158,8 +157,7 @@ def test_forked_child_killed_at_each_system_call() -> None:
         number = 1
         while _fork_and_kill_at(number):
             number += 1
-            while len(machine.processes()) > 1:
-                os.sched_yield()
+            wait_until_alone(machine)
         assert number > 4
         _check_works(area)
         events = [each.event for each in machine.audit()]
@@ -206,8 +204,7 @@ def test_parent_that_dies_before_its_child_attaches() -> None:
             while child.run_to_call(1):  # to its end
                 pass
             assert child.status() == 0
-        while len(machine.processes()) > 1:
-            os.sched_yield()
+        wait_until_alone(machine)
         _check_works(area)
 
 
@@ -271,8 +268,7 @@ def test_exec_has_nothing_of_the_machine() -> None:
         assert not [link for link in links if link.startswith("socket:")]
         assert "memfd:" not in shown
         assert "/dev/shm/" not in shown
-        while len(machine.processes()) > 1:
-            os.sched_yield()
+        wait_until_alone(machine)
 
 
 # The broker dies
@@ -462,7 +458,7 @@ def test_nemesis(round: int) -> None:
             bsd.shm_unlink("/death")
         while len(machine.objects()) > count:
             os.sched_yield()
-        assert len(descriptors(machine.broker_pid)) == held
+        wait_until_alone(machine, held)
         _check_works(area)
         numbers = [each.number for each in machine.audit()]
         assert numbers == list(range(1, len(numbers) + 1))

@@ -4,27 +4,21 @@ import ctypes
 import errno
 import os
 import resource
+import sys
 import threading
-import warnings
 from collections.abc import Callable
 
 import pytest
 
 from capshm import Capability, CapshmError, Machine, NotAttached, client, current
 from capshm import cheribsd as bsd
-from tests.faults.forks import FORKS
+from tests.faults.forks import FORKS, fork_among_threads
 from tests.faults.isolation import isolated
 from tests.faults.machines import SIZE, new_machine, own, share, wait_until_alone
 from tests.faults.plain_user import become_plain
 from tests.faults.processes import Child, ask_child
 from tests.faults.residue import descriptors, maps
 from tests.faults.test_attach import _forbid_system_call
-
-
-def _fork_among_threads() -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: what these tests are about
-        return os.fork()
 
 
 def _check_member(area: Capability) -> None:
@@ -66,7 +60,7 @@ def test_concurrent_forks() -> None:
 
         def work() -> None:
             for _ in range(15):
-                with Child(lambda: _check_member(area), fork=_fork_among_threads) as child:
+                with Child(lambda: _check_member(area), fork=fork_among_threads) as child:
                     assert child.wait() == 0
 
         _in_threads(work, work)
@@ -136,7 +130,7 @@ def test_fork_beside_busy_threads() -> None:
         def fork() -> None:
             try:
                 for _ in range(25):
-                    with Child(lambda: _check_member(area), fork=_fork_among_threads) as child:
+                    with Child(lambda: _check_member(area), fork=fork_among_threads) as child:
                         assert child.wait() == 0
             finally:
                 end.set()
@@ -337,6 +331,7 @@ def test_machine_of_a_child() -> None:
 def test_fork_by_libc_beside_a_thread_that_asks() -> None:
     """A raw fork between a request and its answer takes nothing away from the thread that waits for the answer."""
     libc = ctypes.PyDLL(None)
+    sys.setswitchinterval(1000)  # a child that was told to hand the interpreter over would wait for threads it has not
     with new_machine() as machine:
         area = share()
         end = threading.Event()

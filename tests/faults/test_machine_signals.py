@@ -1,20 +1,26 @@
 """Signals that come while a process asks its broker: their handlers run before or after a call, never within it."""
 
+import _thread
+import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
 import capshm
 from capshm import cheribsd as bsd
 from capshm._native import lib
+from tests.faults.forks import fork_among_threads
 from tests.faults.isolation import isolated
+from tests.faults.machines import wait_until_alone
 from tests.faults.processes import Child
-from tests.faults.test_machine_fork import _fork_among_threads
+from tests.faults.residue import threads
 
 _PRIVATE = bsd.MAP_ANON | bsd.MAP_PRIVATE
 _READ_WRITE = bsd.PROT_READ | bsd.PROT_WRITE
@@ -58,16 +64,15 @@ def _check_agreement(machine: capshm.Machine) -> None:
 
 
 def _stop_broker_until(machine: capshm.Machine, number: int) -> threading.Thread:
-    """The broker stands still; another thread sends this process a signal when the first one waits, then resumes it."""
+    """The broker stands still; another thread sends a signal when a third one, made for it, asks; then it goes on."""
     assert machine.broker_pid is not None
-    broker, pid = machine.broker_pid, os.getpid()
+    broker = machine.broker_pid
     os.kill(broker, signal.SIGSTOP)
-    place = Path(f"/proc/{pid}/task/{pid}/wchan")
 
     def disturb() -> None:
-        while place.read_text(encoding="ascii") == "0":
+        while threads(os.getpid()) < 3:
             os.sched_yield()
-        os.kill(pid, number)
+        os.kill(os.getpid(), number)
         os.kill(broker, signal.SIGCONT)
 
     thread = threading.Thread(target=disturb)
@@ -132,7 +137,7 @@ def _ask(number: int, frame: FrameType | None) -> None:
 
 
 def _fork(number: int, frame: FrameType | None) -> None:
-    with Child(lambda: _ask(number, frame), fork=_fork_among_threads) as child:
+    with Child(lambda: _ask(number, frame), fork=fork_among_threads) as child:
         assert child.wait() == 0
 
 
@@ -151,9 +156,101 @@ def test_a_handler_among_threads(handler: int) -> None:
         except _Interrupted:
             assert handler == 2
         thread.join()
+        while lib.capshm_page_entry(area.address) & lib.PAGE_WRITE:  # the call that the handler left goes on to its end
+            os.sched_yield()
         _check_agreement(machine)
         with pytest.raises(capshm.PageViolation):
             area.write(0, b"w")
+
+
+class _At:
+    """Has a signal handler run in the main thread before the instruction of that number within the hooks of a fork.
+
+    As where the kernel has given the signal to another thread: Python then runs the handler in the main one, whose mask
+    does not keep it out.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self._pid = os.getpid()
+
+    def trace(self, frame: FrameType, event: str, argument: object) -> Any:
+        if Path(frame.f_code.co_filename).name not in {"client.py", "connection.py", "process.py"}:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and os.getpid() == self._pid:
+            self.left -= 1
+            if self.left == 0:
+                sys.settrace(None)
+                _thread.interrupt_main(signal.SIGUSR1)
+        return self.trace
+
+
+def _fork_and_be_disturbed(number: int, body: Callable[[], None]) -> bool:
+    at = _At(number)
+
+    def fork() -> int:
+        sys.settrace(at.trace)
+        try:
+            return fork_among_threads()
+        finally:
+            sys.settrace(None)
+
+    with Child(body, fork=fork) as child:
+        assert child.wait() == 0
+    return at.left <= 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("handler", "step"), [("asks", 1), ("looks", 3), ("forks", 3), ("raises", 3)])
+@isolated(bound=250)
+def test_a_handler_amid_afork_among_threads(handler: str, step: int) -> None:
+    """At each instruction of the hooks: nobody waits for ever, and the child is attached, or says that it is not."""
+    with capshm.Machine() as machine:
+        _map()
+        handled = unattached = 0
+
+        def disturb(number: int, frame: FrameType | None) -> None:
+            nonlocal handled
+            handled += 1
+            if handler == "asks":
+                _ask(number, frame)
+            elif handler == "looks":
+                assert machine.processes()
+            elif handler == "forks":
+                with Child(lambda: None, fork=fork_among_threads) as child:
+                    assert child.wait() == 0
+            else:
+                raise _Interrupted
+
+        def look() -> None:
+            sys.stderr = sys.__stderr__
+            try:
+                _check_agreement(machine)
+            except capshm.NotAttached:
+                os.write(write, b"!")
+
+        signal.signal(signal.SIGUSR1, disturb)
+        read, write = os.pipe()
+        end = threading.Event()
+        threading.Thread(target=end.wait, daemon=True).start()
+        number = 1
+        is_disturbed = True
+        with open(os.devnull, "w", encoding="ascii") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
+            while is_disturbed:
+                try:
+                    is_disturbed = _fork_and_be_disturbed(number, look)
+                except _Interrupted:
+                    pass  # on the way out of the hooks
+                number += step
+        end.set()
+        os.set_blocking(read, False)
+        with contextlib.suppress(BlockingIOError):
+            unattached = len(os.read(read, 1 << 16))
+        assert handled > 500 // step
+        assert unattached < handled
+        _check_agreement(machine)
+        wait_until_alone(machine)
 
 
 @pytest.mark.slow

@@ -306,7 +306,10 @@ def test_the_whole_surface_is_known(module: str) -> None:
 
 NOT_FOR_RANDOM_NUMBERS = {
     **dict.fromkeys(["capshm_map", "capshm_map_memory", "capshm_unmap_memory"], "addresses of this process's memory"),
-    **dict.fromkeys(["capshm_fork_before", "capshm_fork_in_parent", "capshm_fork_in_child"], "belong around a fork"),
+    **dict.fromkeys(
+        ["capshm_fork_begin", "capshm_fork_before", "capshm_fork_in_parent", "capshm_fork_in_child"],
+        "belong around a fork",
+    ),
     "capshm_detach": "there would be nothing left for the others",
     "capshm_gate_close": "what comes after it waits",
     **dict.fromkeys(["capshm_interruption", "capshm_set_interruption"], "a function, not numbers"),
