@@ -1,0 +1,10 @@
+"""The laboratory: what does each policy cost, against plain shared memory and against `open`?
+
+A cell is a workload under a policy, of a size, from a seed. It runs in a fresh process, `python -m capshm.lab.cell`, so
+that no cell inherits anything of another.
+
+    cell        one cell: a JSON object in, a line of JSON out
+    crew        the processes of a cell: made, counted, waited for, ended
+    world       where a workload's memory comes from: a machine of capshm, or plain shared memory
+    workloads   what is run, one file each
+"""

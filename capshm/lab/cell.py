@@ -1,0 +1,140 @@
+"""One cell of an experiment, in this process: `python -m capshm.lab.cell`.
+
+On standard input a JSON object; `trace` may be left out:
+
+    {"workload": "prefork", "policy": "cheribsd", "size": 4194304, "seed": 7, "trace": null}
+
+On standard output a line of JSON. Times are in nanoseconds: `wall_ns` of the measured section alone; `cpu_ns` that all
+processes of the cell have used in it, user and system, the broker's too, but nothing of processes that were not waited
+for; `setup_ns` from the start of the process to the section (the kernel tells that start in hundredths of a second).
+`counts` are the workload's: `operations`, and of its capabilities those that have `crossed` between processes with
+their tags, and those `rederived` because they came without; `forks`; `refused`, what the policy refused. `checksum` is
+of what was done: the same in every world.
+
+    {"wall_ns": …, "cpu_ns": …, "setup_ns": …, "counts": {"operations": …, …}, "checksum": …}
+
+Exit status 2: the input is wrong; 1: the cell has failed. Standard error says how, and standard output is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from capshm import policies
+from capshm.lab import workloads
+from capshm.lab.crew import Crew
+from capshm.lab.world import PLAIN, World, enter
+
+SMALLEST, LARGEST = 64 << 10, 4 << 30
+"""Bytes: of a cell's size."""
+
+_PROCESSES = 4096  # that a cell may fork
+
+
+@dataclass
+class Times:
+    """Nanoseconds, as in the answer."""
+
+    wall_ns: int = 0
+    cpu_ns: int = 0
+    setup_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a workload gets. size: bytes. seed: gives all that looks like chance. trace: path of a recorded program."""
+
+    world: World
+    crew: Crew
+    size: int
+    seed: int
+    trace: str | None
+    times: Times = field(default_factory=Times)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Around the work that counts, once; what comes before is set-up."""
+        self.times.setup_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - _started()
+        cpu, wall = self._cpu_ns(), time.perf_counter_ns()
+        yield
+        self.times.wall_ns = time.perf_counter_ns() - wall
+        self.times.cpu_ns = self._cpu_ns() - cpu
+
+    def _cpu_ns(self) -> int:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        waited_for = int((children.ru_utime + children.ru_stime) * 1e9)
+        return time.process_time_ns() + waited_for + self.world.cpu_ns()
+
+
+def _started() -> int:
+    """When this process started, in nanoseconds since boot (proc(5), stat, field 22)."""
+    ticks = int(Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[19])
+    return ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is to be run. ValueError, TypeError: an argument is wrong."""
+
+    workload: str
+    policy: str
+    size: int
+    seed: int
+    trace: str | None = None
+
+    def __post_init__(self) -> None:
+        workloads.find(self.workload)
+        if self.policy != PLAIN and self.policy not in policies.names():
+            raise ValueError(f"there is no policy {self.policy!r}; there are {', '.join([PLAIN, *policies.names()])}")
+        if not SMALLEST <= operator.index(self.size) <= LARGEST:
+            raise ValueError(f"a size is from {SMALLEST} to {LARGEST} bytes, not {self.size}")
+        if not 0 <= operator.index(self.seed) < 1 << 64:
+            raise ValueError(f"a seed is a number of 64 bits, not {self.seed}")
+        if (self.workload == workloads.TRACE) != isinstance(self.trace, str):
+            raise ValueError(f"the workload {workloads.TRACE!r}, and no other, needs the path of a trace")
+
+    def run(self) -> dict[str, object]:
+        """The answer, from this process, which must have one thread and be in no machine.
+
+        CellFailed and other errors: the cell has come to no result; none of its processes is left.
+        """
+        crew = Crew(_PROCESSES)
+        with enter(self.policy, crew) as world, crew:
+            setting = Setting(world, crew, self.size, self.seed, self.trace)
+            workloads.find(self.workload).run(setting)
+        return {**asdict(setting.times), "counts": crew.total(), "checksum": crew.checksum()}
+
+
+def main() -> int:
+    """Read, run, print; the exit status."""
+    try:
+        wanted = json.load(sys.stdin)
+        if not isinstance(wanted, dict):
+            raise TypeError(f"a cell is a JSON object, not {wanted!r:.100}")
+        cell = Cell(**wanted)
+    except (TypeError, ValueError) as error:
+        return _fail(error, 2)
+    try:
+        answer = cell.run()
+    except Exception as error:
+        return _fail(error, 1)
+    print(json.dumps(answer))
+    return 0
+
+
+def _fail(error: Exception, status: int) -> int:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

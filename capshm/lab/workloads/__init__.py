@@ -1,0 +1,56 @@
+"""The workloads: what is run under each policy, one file each.
+
+A workload is a module with a docstring that says what it stands for, `DEFAULT_SIZE` in bytes, and `run(setting)`, which
+sets up, does its work within `setting.measured()`, and leaves no process behind. Others are found by their names in the
+entry point group "capshm.workloads".
+
+Importing this imports no workload.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+if TYPE_CHECKING:
+    from capshm.lab.cell import Setting
+
+GROUP = "capshm.workloads"
+TRACE = "trace"
+"""The workload that replays a recorded program; it needs a file, so it is not among NAMES."""
+
+_BUILT_IN = ("prefork", "ring", "zygote", "descriptors")
+
+NAMES: Final = (*_BUILT_IN, *sorted(entry_points(group=GROUP).names - {*_BUILT_IN, TRACE}))
+"""All that run without further input, in the order of the table."""
+
+
+class Workload(Protocol):
+    """What such a module is."""
+
+    __doc__: str | None
+    DEFAULT_SIZE: int
+
+    def run(self, setting: Setting) -> None:
+        """Do the work of one cell."""
+
+
+def find(name: str) -> Workload:
+    """The workload of a name. ValueError, naming those that there are, if there is none."""
+    if name in (*_BUILT_IN, TRACE):
+        return cast(Workload, import_module(f"{__name__}.{name}"))
+    if name not in NAMES:
+        raise ValueError(f"there is no workload {name!r}; there are {', '.join(NAMES)}")
+    return cast(Workload, next(iter(entry_points(group=GROUP, name=name))).load())
+
+
+def describe(name: str) -> tuple[str, str]:
+    """A workload in a line, and the paragraph on what it stands for."""
+    first, _, rest = (find(name).__doc__ or "").strip().partition("\n\n")
+    return first, rest.partition("\n\n")[0]
+
+
+def default_size(name: str) -> int:
+    """Bytes that make a measured section of some tenths of a second on two slow processors."""
+    return find(name).DEFAULT_SIZE
