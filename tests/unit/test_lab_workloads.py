@@ -1,0 +1,274 @@
+"""The laboratory's cells: each workload in each world, counted exactly; bad input; deaths. All with real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from capshm.lab import workloads
+from capshm.lab.cell import LARGEST, SMALLEST, Cell
+from capshm.lab.crew import CellFailed, Crew
+from capshm.lab.workloads import descriptors, prefork, ring, zygote
+from capshm.lab.world import PLAIN
+from tests.faults.isolation import isolated
+from tests.faults.residue import names_in, wait_until_alone
+
+SIZE = 256 << 10
+COMMAND = [sys.executable, "-m", "capshm.lab.cell"]
+
+
+def run_cell(**wanted: object) -> subprocess.CompletedProcess[str]:
+    """A cell as the runner has it run."""
+    return subprocess.run(COMMAND, input=json.dumps(wanted), capture_output=True, text=True, check=False)
+
+
+def answer_of(workload: str, policy: str, *, size: int = SIZE, seed: int = 7) -> dict[str, int]:
+    """The counts of a cell, and its checksum; the times are only looked at."""
+    done = run_cell(workload=workload, policy=policy, size=size, seed=seed, trace=None)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert set(answer) == {"wall_ns", "cpu_ns", "setup_ns", "counts", "checksum"}
+    assert min(answer["wall_ns"], answer["cpu_ns"], answer["setup_ns"]) > 0
+    counts: dict[str, int] = answer["counts"]
+    return counts | {"checksum": answer["checksum"]}
+
+
+def items(size: int) -> int:
+    """Of a graph in so many bytes: 160 bytes each, in multiples of what one tag line speaks for."""
+    return size // 160 // 64 * 64
+
+
+def per_ring(size: int) -> int:
+    """Capabilities that go through each ring."""
+    return (size // ring.CONSUMERS - 1024) // 80 // 64 * 64 * ring.ROUNDS
+
+
+PASSED = SIZE // descriptors.OBJECT_SIZE * items(descriptors.OBJECT_SIZE)
+SHARED = items(max(SIZE // zygote.SHARED_PART, zygote.CHILDREN << 10))
+EXPECTED = {
+    # operations; loads from shared memory; forks; what cheribsd and isolated refuse; whether tags cross in cheribsd
+    "prefork": (
+        prefork.ROUNDS * items(SIZE),
+        (2 * prefork.ROUNDS + 1) * items(SIZE),
+        prefork.WORKERS,
+        (prefork.WORKERS, prefork.WORKERS),
+        False,
+    ),
+    "ring": (ring.CONSUMERS * per_ring(SIZE), ring.CONSUMERS * per_ring(SIZE), 1 + ring.CONSUMERS, (0, 1), True),
+    "zygote": (items(SIZE) + SHARED, 3 * SHARED, zygote.CHILDREN, (zygote.CHILDREN, zygote.CHILDREN), False),
+    "descriptors": (PASSED, 3 * PASSED, 1, (0, 2), True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", EXPECTED)
+def test_counts_are_those_of_the_policy(workload: str) -> None:
+    """The same work in every world, by its checksum; what crosses, is derived anew and is refused is the policy's."""
+    operations, loads, forks, (refused_by_cheribsd, refused_by_isolated), crosses = EXPECTED[workload]
+    plain = answer_of(workload, PLAIN)
+    work = {"operations": operations, "forks": forks, "checksum": plain["checksum"]}
+    assert plain == work | {"crossed": 0, "rederived": 0, "refused": 0}
+    crossed = {"crossed": loads, "rederived": 0}
+    rederived = {"crossed": 0, "rederived": loads}
+    assert answer_of(workload, "open") == work | crossed | {"refused": 0}
+    assert answer_of(workload, "cheribsd") == work | (crossed if crosses else rederived) | {
+        "refused": refused_by_cheribsd
+    }
+    assert answer_of(workload, "isolated") == work | rederived | {"refused": refused_by_isolated}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", EXPECTED)
+def test_seed_gives_the_work(workload: str) -> None:
+    """One seed, one checksum, in every run; another seed, another; the smallest size will do, and the largest seed."""
+    of_seed = {seed: answer_of(workload, PLAIN, size=SMALLEST, seed=seed) for seed in (0, 1, (1 << 64) - 1)}
+    assert of_seed[0] == answer_of(workload, PLAIN, size=SMALLEST, seed=0)
+    assert len({each["checksum"] for each in of_seed.values()}) == 3
+    assert len({each["operations"] for each in of_seed.values()}) == 1
+
+
+def test_all_workloads_are_described() -> None:
+    """Each has a line, a paragraph, and a default size that a cell may have; an unknown name is told the known ones."""
+    assert tuple(EXPECTED) == workloads.NAMES
+    for name in workloads.NAMES:
+        line, paragraph = workloads.describe(name)
+        assert line.endswith(".")
+        assert "\n" not in line
+        assert len(paragraph.splitlines()) > 2
+        assert SMALLEST <= workloads.default_size(name) <= LARGEST
+    with pytest.raises(ValueError, match=r"no workload 'sheep'.*prefork, ring, zygote, descriptors"):
+        workloads.find("sheep")
+
+
+GOOD = {"workload": "prefork", "policy": "open", "size": SIZE, "seed": 7, "trace": None}
+WRONG = [
+    ({"workload": "sheep"}, "no workload 'sheep'"),
+    ({"workload": ["ring"]}, "no workload"),
+    ({"policy": "shut"}, "no policy 'shut'; there are plain, cheribsd, isolated, open"),
+    ({"policy": None}, "no policy None"),
+    ({"size": SMALLEST - 1}, f"not {SMALLEST - 1}"),
+    ({"size": LARGEST + 1}, f"not {LARGEST + 1}"),
+    ({"size": -1}, "not -1"),
+    ({"size": "4096"}, "'str'"),
+    ({"size": 1e6}, "'float'"),
+    ({"seed": -1}, "not -1"),
+    ({"seed": 1 << 64}, f"not {1 << 64}"),
+    ({"trace": "program.trace"}, "and no other"),
+    ({"sizes": 1}, "'sizes'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_wrong_cells_cannot_be_made(change: dict[str, object], message: str) -> None:
+    """The message names what is wrong."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        Cell(**GOOD | change)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["", "[]", '{"workload": "sheep", "policy": "open", "size": 65536, "seed": 1}', "{"])
+def test_wrong_input_is_told_on_standard_error(text: str) -> None:
+    """Status 2, one line that begins with the kind of error, and no answer."""
+    done = subprocess.run(COMMAND, input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.partition(":")[0] in ("ValueError", "TypeError", "JSONDecodeError")
+
+
+PLUG_IN = '''"""A flock.
+
+Whatever sheep do.
+"""
+DEFAULT_SIZE = 65536
+
+def run(setting):
+    with setting.measured():
+        setting.crew.fork(lambda: None)
+        setting.crew.wait()
+        setting.crew.counts.operations += setting.size
+'''
+
+
+@pytest.mark.slow
+def test_workloads_are_plug_ins(tmp_path: Path) -> None:
+    """A module in the entry point group "capshm.workloads" is run as the others are, and stands behind them."""
+    (tmp_path / "flock.py").write_text(PLUG_IN)
+    (tmp_path / "flock-1.dist-info").mkdir()
+    (tmp_path / "flock-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: flock\nVersion: 1\n")
+    (tmp_path / "flock-1.dist-info" / "entry_points.txt").write_text("[capshm.workloads]\nsheep = flock\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    cell = json.dumps(GOOD | {"workload": "sheep"})
+    done = subprocess.run(COMMAND, input=cell, capture_output=True, text=True, check=True, env=environment)
+    counts = json.loads(done.stdout)["counts"]
+    assert counts == {"operations": SIZE, "crossed": 0, "rederived": 0, "refused": 0, "forks": 1}
+    program = "from capshm.lab import workloads as w; print(*w.NAMES, *w.describe('sheep'), w.default_size('sheep'))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert shown.stdout.strip().endswith("descriptors sheep A flock. Whatever sheep do. 65536")
+
+
+LIGHT = """
+import os, sys
+from capshm.lab import workloads
+assert "capshm.machine" not in sys.modules, "the registry imports the machine"
+import capshm.lab.cell
+for name in workloads.NAMES:
+    workloads.find(name)
+assert len(os.listdir("/proc/self/task")) == 1
+unwanted = {"numpy", "scipy", "polars", "rich", "msgspec", "psutil", "asyncio"}
+assert not unwanted & set(sys.modules), unwanted & set(sys.modules)
+"""
+
+
+@pytest.mark.slow
+def test_cell_imports_little() -> None:
+    """One thread, nothing that analysis and display need; and the registry alone does not even import the machine."""
+    subprocess.run([sys.executable, "-c", LIGHT], check=True)
+
+
+@pytest.mark.slow
+@isolated()
+def test_crew_tells_who_has_failed() -> None:
+    """CellFailed names the process and how it ended; the others have been ended and reaped when the crew is left."""
+    for body, how in [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "was ended by SIGKILL"),
+        (lambda: os._exit(3), "ended with status 3"),
+    ]:
+        with Crew(2) as crew:
+            crew.fork(signal.pause)
+            crew.fork(body)
+            with pytest.raises(CellFailed, match=f"process [0-9]+ of the cell {how}"):
+                crew.wait()
+        wait_until_alone()
+
+
+@pytest.mark.slow
+@isolated()
+def test_crew_has_a_bound() -> None:
+    """One process more than it was made for is refused; those that there are go on."""
+    with Crew(1) as crew:
+        crew.fork(lambda: None)
+        with pytest.raises(CellFailed, match="made for 1"):
+            crew.fork(lambda: None)
+        crew.wait()
+    assert crew.total() == {"operations": 0, "crossed": 0, "rederived": 0, "refused": 0, "forks": 1}
+
+
+def forked(cell: subprocess.Popen[str]) -> list[int]:
+    """The children of a cell that are its forks, by age; the broker and Python's helpers run other programs."""
+    children = Path(f"/proc/{cell.pid}/task/{cell.pid}/children").read_text(encoding="ascii").split()
+    return [pid for pid in map(int, children) if command(pid) == command(cell.pid)]
+
+
+def command(pid: int) -> bytes:
+    """Of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def start_ring(policy: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A cell that has much to do, in the middle of it: producer and consumers have been made."""
+    cell = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert cell.stdin is not None
+    cell.stdin.write(json.dumps({"workload": "ring", "policy": policy, "size": 64 << 20, "seed": 7}))
+    cell.stdin.close()
+    cell.stdin = None
+    while len(children := forked(cell)) < 1 + ring.CONSUMERS:
+        assert cell.poll() is None, cell.communicate()
+        os.sched_yield()
+    return cell, children
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", range(1 + ring.CONSUMERS))
+@pytest.mark.parametrize("policy", [PLAIN, "cheribsd"])
+@isolated()
+def test_dead_worker_fails_its_cell(policy: str, victim: int) -> None:
+    """Producer or consumer: the others, which wait for it, are ended, the cell says who died, and nothing is left."""
+    names = set(names_in("/dev/shm"))
+    cell, children = start_ring(policy)
+    os.kill(children[victim], signal.SIGKILL)
+    out, told = cell.communicate()
+    assert (cell.returncode, out) == (1, "")
+    assert f"CellFailed: process {children[victim]} of the cell was ended by SIGKILL" in told
+    wait_until_alone()
+    assert set(names_in("/dev/shm")) <= names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", [PLAIN, "cheribsd"])
+@isolated()
+def test_dead_cell_leaves_nothing(policy: str) -> None:
+    """When its first process is killed, the others end with it, and their memory with them."""
+    names = set(names_in("/dev/shm"))
+    cell, _ = start_ring(policy)
+    cell.kill()
+    assert cell.communicate()[0] == ""
+    wait_until_alone()
+    assert set(names_in("/dev/shm")) <= names
