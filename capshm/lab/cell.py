@@ -31,7 +31,7 @@ from pathlib import Path
 
 from capshm import policies
 from capshm.lab import workloads
-from capshm.lab.crew import Crew
+from capshm.lab.crew import CellFailed, Crew
 from capshm.lab.world import PLAIN, World, enter
 
 SMALLEST, LARGEST = 64 << 10, 4 << 30
@@ -111,6 +111,8 @@ class Cell:
         with enter(self.policy, crew) as world, crew:
             setting = Setting(world, crew, self.size, self.seed, self.trace)
             workloads.find(self.workload).run(setting)
+        if setting.times.wall_ns == 0:
+            raise CellFailed(f"the workload {self.workload!r} has measured nothing: its work belongs in measured()")
         return {**asdict(setting.times), "counts": crew.total(), "checksum": crew.checksum()}
 
 

@@ -13,7 +13,7 @@ from capshm.lab import workloads
 from capshm.lab.cell import LARGEST, SMALLEST, Cell
 from capshm.lab.crew import CellFailed, Crew
 from capshm.lab.workloads import descriptors, prefork, ring, zygote
-from capshm.lab.world import PLAIN
+from capshm.lab.world import PLAIN, Plain
 from tests.faults.isolation import isolated
 from tests.faults.residue import names_in, wait_until_alone
 
@@ -140,7 +140,8 @@ def test_wrong_input_is_told_on_standard_error(text: str) -> None:
     assert done.stderr.partition(":")[0] in ("ValueError", "TypeError", "JSONDecodeError")
 
 
-PLUG_IN = '''"""A flock.
+PLUG_INS = {
+    "flock": '''"""A flock.
 
 Whatever sheep do.
 """
@@ -151,24 +152,42 @@ def run(setting):
         setting.crew.fork(lambda: None)
         setting.crew.wait()
         setting.crew.counts.operations += setting.size
-'''
+''',
+    "idle": '''"""Nothing."""
+DEFAULT_SIZE = 65536
+
+def run(setting):
+    pass
+''',
+}
 
 
 @pytest.mark.slow
 def test_workloads_are_plug_ins(tmp_path: Path) -> None:
-    """A module in the entry point group "capshm.workloads" is run as the others are, and stands behind them."""
-    (tmp_path / "flock.py").write_text(PLUG_IN)
-    (tmp_path / "flock-1.dist-info").mkdir()
-    (tmp_path / "flock-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: flock\nVersion: 1\n")
-    (tmp_path / "flock-1.dist-info" / "entry_points.txt").write_text("[capshm.workloads]\nsheep = flock\n")
+    """Modules in the entry point group "capshm.workloads" are run as the others are, and stand behind them.
+
+    One that measures nothing has no result.
+    """
+    for name, text in PLUG_INS.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    distribution = tmp_path / "flock-1.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: flock\nVersion: 1\n")
+    (distribution / "entry_points.txt").write_text("[capshm.workloads]\nsheep = flock\ndog = idle\n")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    cell = json.dumps(GOOD | {"workload": "sheep"})
-    done = subprocess.run(COMMAND, input=cell, capture_output=True, text=True, check=True, env=environment)
-    counts = json.loads(done.stdout)["counts"]
+
+    def run_plug_in(name: str) -> subprocess.CompletedProcess[str]:
+        cell = json.dumps(GOOD | {"workload": name})
+        return subprocess.run(COMMAND, input=cell, capture_output=True, text=True, check=False, env=environment)
+
+    counts = json.loads(run_plug_in("sheep").stdout)["counts"]
     assert counts == {"operations": SIZE, "crossed": 0, "rederived": 0, "refused": 0, "forks": 1}
+    idle = run_plug_in("dog")
+    assert (idle.returncode, idle.stdout) == (1, "")
+    assert "CellFailed: the workload 'dog' has measured nothing" in idle.stderr
     program = "from capshm.lab import workloads as w; print(*w.NAMES, *w.describe('sheep'), w.default_size('sheep'))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    assert shown.stdout.strip().endswith("descriptors sheep A flock. Whatever sheep do. 65536")
+    assert shown.stdout.strip().endswith("descriptors dog sheep A flock. Whatever sheep do. 65536")
 
 
 LIGHT = """
@@ -218,10 +237,12 @@ def test_crew_has_a_bound() -> None:
     assert crew.total() == {"operations": 0, "crossed": 0, "rederived": 0, "refused": 0, "forks": 1}
 
 
-def forked(cell: subprocess.Popen[str]) -> list[int]:
-    """The children of a cell that are its forks, by age; the broker and Python's helpers run other programs."""
-    children = Path(f"/proc/{cell.pid}/task/{cell.pid}/children").read_text(encoding="ascii").split()
-    return [pid for pid in map(int, children) if command(pid) == command(cell.pid)]
+def children_of(cell: subprocess.Popen[str]) -> tuple[list[int], list[int]]:
+    """The children of a cell by age: its forks, and those that run another program (the broker, Python's helper)."""
+    text = Path(f"/proc/{cell.pid}/task/{cell.pid}/children").read_text(encoding="ascii")
+    everyone, own = [int(pid) for pid in text.split()], command(cell.pid)
+    commands = {pid: command(pid) for pid in everyone}
+    return [pid for pid in everyone if commands[pid] == own], [pid for pid in everyone if commands[pid] != own]
 
 
 def command(pid: int) -> bytes:
@@ -232,27 +253,37 @@ def command(pid: int) -> bytes:
         return b""
 
 
-def start_ring(policy: str) -> tuple[subprocess.Popen[str], list[int]]:
-    """A cell that has much to do, in the middle of it: producer and consumers have been made."""
+def start(workload: str, policy: str) -> tuple[subprocess.Popen[str], list[int]]:
+    """A cell that has much to do, in the middle of it: all of its processes have been made."""
     cell = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert cell.stdin is not None
-    cell.stdin.write(json.dumps({"workload": "ring", "policy": policy, "size": 64 << 20, "seed": 7}))
+    cell.stdin.write(json.dumps({"workload": workload, "policy": policy, "size": LONG[workload], "seed": 7}))
     cell.stdin.close()
     cell.stdin = None
-    while len(children := forked(cell)) < 1 + ring.CONSUMERS:
+    has_helper = policy != PLAIN or workload == "ring"  # until it runs its own program it looks like a fork
+    while True:
+        forks, helpers = children_of(cell)
+        if len(forks) == PROCESSES[workload] and len(helpers) == has_helper:
+            return cell, forks
         assert cell.poll() is None, cell.communicate()
         os.sched_yield()
-    return cell, children
+
+
+PROCESSES = {"ring": 1 + ring.CONSUMERS, "descriptors": 1}
+LONG = {"ring": 64 << 20, "descriptors": 1 << 30}
+"""Bytes that keep a cell busy for seconds."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", range(1 + ring.CONSUMERS))
+@pytest.mark.parametrize(
+    ("workload", "victim"), [(workload, number) for workload in PROCESSES for number in range(PROCESSES[workload])]
+)
 @pytest.mark.parametrize("policy", [PLAIN, "cheribsd"])
 @isolated()
-def test_dead_worker_fails_its_cell(policy: str, victim: int) -> None:
-    """Producer or consumer: the others, which wait for it, are ended, the cell says who died, and nothing is left."""
+def test_dead_worker_fails_its_cell(policy: str, workload: str, victim: int) -> None:
+    """Whoever waits for the dead process is ended, the cell says who died, and nothing is left."""
     names = set(names_in("/dev/shm"))
-    cell, children = start_ring(policy)
+    cell, children = start(workload, policy)
     os.kill(children[victim], signal.SIGKILL)
     out, told = cell.communicate()
     assert (cell.returncode, out) == (1, "")
@@ -267,8 +298,14 @@ def test_dead_worker_fails_its_cell(policy: str, victim: int) -> None:
 def test_dead_cell_leaves_nothing(policy: str) -> None:
     """When its first process is killed, the others end with it, and their memory with them."""
     names = set(names_in("/dev/shm"))
-    cell, _ = start_ring(policy)
+    cell, _ = start("ring", policy)
     cell.kill()
     assert cell.communicate()[0] == ""
     wait_until_alone()
     assert set(names_in("/dev/shm")) <= names
+
+
+def test_no_room_for_plain_memory() -> None:
+    """Shared memory that there is no room for is refused with the reason, before the kernel would end the process."""
+    with pytest.raises(CellFailed, match="/dev/shm has no room"):
+        Plain().inherited(1 << 50)

@@ -46,10 +46,15 @@ def run(setting: Setting) -> None:
         graph = Graph(area, crew)
         graph.fill((setting.seed + number) % (1 << 64))
         message = _MESSAGE.pack(area.address)
-        socket.send_fds(ours, [message], [descriptor])
+        try:
+            socket.send_fds(ours, [message], [descriptor])
+            is_answered = ours.recv(_MESSAGE.size) == message
+        except ConnectionError:
+            is_answered = False
         os.close(descriptor)
-        if ours.recv(_MESSAGE.size) != message:
-            crew.wait()  # raises: it has ended
+        if not is_answered:
+            crew.wait()  # tells how it has ended
+            raise CellFailed("the worker has ended before it had answered")
         collected = graph.collect()
         area.close()
         return collected
