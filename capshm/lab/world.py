@@ -14,7 +14,6 @@ import mmap
 import os
 import time
 from contextlib import contextmanager
-from multiprocessing.shared_memory import SharedMemory
 from typing import TYPE_CHECKING, Protocol
 
 from capshm import _registers, errors
@@ -25,6 +24,7 @@ from capshm.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.shared_memory import SharedMemory
 
     from capshm._native import CData
     from capshm.capability import Capability
@@ -170,11 +170,13 @@ class Emulated:
 
 
 class PlainArea:
-    """An area of the plain world: the memory of a mapping or a segment."""
+    """An area of the plain world. memory: what holds it until it is closed; buffer: the memory itself."""
 
-    def __init__(self, memory: mmap.mmap | SharedMemory, length: int, *, is_shared: bool = True) -> None:
+    def __init__(
+        self, memory: mmap.mmap | SharedMemory, buffer: object, length: int, *, is_shared: bool = True
+    ) -> None:
         self._memory = memory
-        with ffi.from_buffer(memory.buf if isinstance(memory, SharedMemory) else memory) as found:
+        with ffi.from_buffer(buffer) as found:
             self.address = int(ffi.cast("uintptr_t", found))
         self.length = length
         self.driver: CData = ffi.new("struct driver_area *")
@@ -191,12 +193,14 @@ class Plain:
 
     def inherited(self, length: int) -> Area:
         """A segment without a name by the time that this returns."""
+        from multiprocessing.shared_memory import SharedMemory  # only here: the other world does without
+
         room = os.statvfs("/dev/shm")
         if room.f_bavail * room.f_frsize < length:
             raise CellFailed(f"/dev/shm has no room for {length} bytes")
         segment = SharedMemory(create=True, size=length)
         segment.unlink()
-        return PlainArea(segment, length)
+        return PlainArea(segment, segment.buf, length)
 
     def exchange(self, length: int) -> Area:
         """No different."""
@@ -205,7 +209,8 @@ class Plain:
     def private(self, length: int) -> Area:
         """Anonymous memory."""
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        return PlainArea(mmap.mmap(-1, length, flags=flags), length, is_shared=False)
+        memory = mmap.mmap(-1, length, flags=flags)
+        return PlainArea(memory, memory, length, is_shared=False)
 
     def create(self, length: int) -> tuple[int, Area]:
         """A memfd."""
@@ -219,7 +224,8 @@ class Plain:
 
     def receive(self, descriptor: int, length: int, address: int) -> Area:
         """Wherever the kernel likes: plain pointers count from where the area begins."""
-        return PlainArea(mmap.mmap(descriptor, length), length)
+        memory = mmap.mmap(descriptor, length)
+        return PlainArea(memory, memory, length)
 
     def cpu_ns(self) -> int:
         """There are none."""

@@ -88,7 +88,7 @@ def segment() -> Iterator[Segment]:
 def plain() -> tuple[PlainArea, mmap.mmap]:
     """Memory without, and its bytes."""
     memory = mmap.mmap(-1, GRAPH)
-    return PlainArea(memory, GRAPH), memory
+    return PlainArea(memory, memory, GRAPH), memory
 
 
 @pytest.fixture
@@ -229,7 +229,8 @@ def test_rings_hand_over_everything_once(world: str, total: int) -> None:
     seed = random.getrandbits(64)
     print(f"seed {seed}")
     if world == "plain":
-        counts = exchange(PlainArea(mmap.mmap(-1, 2 * RING), 2 * RING), total, seed)
+        memory = mmap.mmap(-1, 2 * RING)
+        counts = exchange(PlainArea(memory, memory, 2 * RING), total, seed)
     else:
         with Segment(2 * RING) as segment:
             authority = segment.root if world == "capabilities" else segment.map("rw")
