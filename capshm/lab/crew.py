@@ -30,6 +30,16 @@ class CellFailed(CapshmError):
     """A cell has come to no result: what it has counted and measured is void."""
 
 
+def ending(status: int) -> str:
+    """How a process has ended, from its status or the negative number of the signal that ended it."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal: only the first and the last have names
+        return f"was ended by signal {-status}"
+
+
 class Crew:
     """A context manager; leaving it kills and reaps whoever still runs.
 
@@ -40,15 +50,15 @@ class Crew:
     def __init__(self, most: int) -> None:
         self._memory = mmap.mmap(-1, (1 + most) * ffi.sizeof("struct driver_counts"))
         self._all: CData = ffi.cast("struct driver_counts *", ffi.from_buffer(self._memory))
-        self._most = most
+        self.most = most
         self._pidfds: dict[int, int] = {}  # pid by descriptor
         self.counts: CData = self._all
         self.forks = 0
 
     def fork(self, body: Callable[[], object]) -> None:
         """Have `body` run in a new process, which ends with it. CellFailed: there have been as many as there may be."""
-        if self.forks == self._most:
-            raise CellFailed(f"this crew was made for {self._most} processes")
+        if self.forks == self.most:
+            raise CellFailed(f"this crew was made for {self.most} processes")
         self.forks += 1
         counts, parent = self._all + self.forks, os.getpid()
 
@@ -70,10 +80,7 @@ class Crew:
             for pidfd, _ in watch.poll():
                 pid, status = self._reap(pidfd)
                 if status:
-                    how = (
-                        f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-                    )
-                    raise CellFailed(f"process {pid} of the cell {how}; the others were ended too")
+                    raise CellFailed(f"process {pid} of the cell {ending(status)}; the others were ended too")
 
     def total(self) -> dict[str, int]:
         """What all processes have counted together."""

@@ -215,6 +215,7 @@ def test_crew_tells_who_has_failed() -> None:
     """CellFailed names the process and how it ended; the others have been ended and reaped when the crew is left."""
     for body, how in [
         (lambda: os.kill(os.getpid(), signal.SIGKILL), "was ended by SIGKILL"),
+        (lambda: os.kill(os.getpid(), signal.SIGRTMIN + 1), f"was ended by signal {signal.SIGRTMIN + 1}"),
         (lambda: os._exit(3), "ended with status 3"),
     ]:
         with Crew(2) as crew:
