@@ -30,6 +30,13 @@ enum status {
     STATUS_NO_MEMORY,  /* no register, slot, region or memory left */
     STATUS_UNSUPPORTED, /* the kernel refuses a system call that gates need; errno tells why */
     STATUS_INVALID,    /* an argument that no caller in this project passes */
+    /* What the allocator answers (allocator.h). */
+    STATUS_NOT_ALLOCATED,
+    STATUS_MUST_MOVE,
+    STATUS_MEMORY_NEEDED,
+    STATUS_MEMORY_UNUSED,
+    STATUS_REVOCATION_DUE,
+    STATUS_PASS_UNDER_WAY,
     /* Inside the core only: the operation has left the gate and is to be started again. */
     STATUS_AGAIN,
     STATUS_COPY_FIRST, /* the page must be made this process's own before it is written (private.h) */
