@@ -1,7 +1,7 @@
 /* allocator.h: memory for the program's own data, with the quarantine of a revoking allocator (cheribsd:2.7).
  *
  * An allocation is a slot. Up to 32 KiB, slots of one size lie in chunks that are kept for it; a larger allocation is a
- * mapping of its own. The core maps nothing: where it has no slot left it says how much memory it needs, and whoever
+ * mapping of its own, all zero. The core maps nothing: where it has no slot left it says how much memory it needs, and whoever
  * asked maps that (through the broker) and hands the capability in. All bookkeeping lies outside the program's memory,
  * in private memory that a fork copies; the capabilities of chunks are registers, like all others.
  *
@@ -30,10 +30,6 @@
 
 #include "fault.h"
 
-enum {
-    ALLOCATOR_LARGEST_SLOT = 32 << 10, /* bytes; what is larger is a mapping of its own, all zero when it is taken */
-};
-
 /* When a pass is due: of `heap` bytes, live and in quarantine, at least `floor`, and of those that wait at least
  * numerator / denominator. */
 struct allocator_policy {
@@ -55,16 +51,19 @@ struct allocator_counts {
     uint64_t heap;       /* live and in quarantine */
     uint64_t quarantine; /* of which wait for a pass, or belong to one */
     uint64_t passes;     /* that ended with revoked memory */
+    bool is_quarantining;
 };
 
 /* Fills `into` with a new allocation of at least size bytes: bounds of that length, or the next that can be represented;
  * without SW_VMEM.
- * STATUS_MEMORY_NEEDED: map *needed bytes, private, readable and writable, and call capshm_allocator_add with the same
- * size. STATUS_REVOCATION_DUE: run a pass, and ask again. */
-enum status capshm_allocator_take(uint64_t size, uint32_t into, uint64_t *needed);
+ * STATUS_MEMORY_NEEDED: map as many bytes as capshm_allocator_needed says, private, readable and writable, and call
+ * capshm_allocator_add. STATUS_REVOCATION_DUE: run a pass, and ask again. */
+enum status capshm_allocator_take(uint64_t size, uint32_t into);
+/* *length: whole pages; more than the arena has, if size is. */
+enum status capshm_allocator_needed(uint64_t size, uint64_t *length);
 
 /* Hands in the memory that take(size) needed, and takes from it. `memory`: the capability that the mapping returned; the
- * allocator keeps its own copy. STATUS_INVALID: it is not the capability of that much memory. */
+ * allocator keeps a copy. STATUS_INVALID: it does not reach over enough memory. */
 enum status capshm_allocator_add(uint32_t memory, uint64_t size, uint32_t into);
 
 /* The allocation that `pointer` is, and that it belongs to, is over. STATUS_NOT_ALLOCATED, as in find.
@@ -76,9 +75,9 @@ enum status capshm_allocator_give_back(uint32_t pointer);
  * first byte both of its bounds and of a live allocation. */
 enum status capshm_allocator_find(uint32_t pointer, struct allocator_range *slot);
 
-/* Fills `into` with the same allocation, bounds for size bytes, if they fit its slot and waste at most half of it.
- * STATUS_MUST_MOVE: they do not; take another, copy, and give this one back. STATUS_NOT_ALLOCATED, as in find. */
-enum status capshm_allocator_resize(uint32_t pointer, uint64_t size, uint32_t into);
+/* STATUS_OK: size bytes fit the bounds of `pointer` and waste at most half of them, so a realloc leaves it as it is.
+ * STATUS_MUST_MOVE: take another, copy, and give this one back. STATUS_NOT_ALLOCATED, as in find. */
+enum status capshm_allocator_resize(uint32_t pointer, uint64_t size);
 
 /* Fills `into` with the capability of a mapping that no allocation uses any more: unmap all of its bounds, then drop it.
  * STATUS_NOT_ALLOCATED: there is none. Callers keep one another out. */
@@ -92,8 +91,8 @@ enum status capshm_allocator_set_policy(const struct allocator_policy *policy);
  * STATUS_NOT_ALLOCATED: nothing is in quarantine. STATUS_PASS_UNDER_WAY: another thread has begun one. */
 enum status capshm_allocator_begin_pass(const struct allocator_range **ranges, uint64_t *count);
 
-/* Ends the pass. STATUS_MEMORY_UNUSED: as in give_back. STATUS_INVALID: none is under way, as in a child that was forked
- * in the middle of one. */
+/* Ends the pass, whatever it answers; slots that are not free then belong to the next. STATUS_MEMORY_UNUSED: as in
+ * give_back. STATUS_INVALID: none is under way, as in a child that was forked in the middle of one. */
 enum status capshm_allocator_end_pass(bool is_revoked);
 
 enum status capshm_allocator_count(struct allocator_counts *counts);

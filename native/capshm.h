@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "allocator.h"
 #include "encoding.h"
 #include "fault.h"
 #include "gate.h"

@@ -286,6 +286,7 @@ static void detach(void) {
     private_forget(address_space.arena_base, address_space.arena_size);
     page_table_reset();
     register_file_forget();
+    allocator_forget();
     for (uint32_t number = 0; number < members->used; number++) {
         if (members->members[number].slot != NULL)
             gate_release_slot(&members->members[number]);
@@ -411,6 +412,7 @@ enum status capshm_fork_in_child(void) {
     process_lock();
     members->is_attached = true;
     mapping_lose_tags_at_fork();
+    allocator_start_child();
     const enum status status = add_member();
     if (status == STATUS_OK)
         atomic_store(&thread_member->seen, seen_at_fork); /* an epoch since then is caught up with, as in the parent */

@@ -6,12 +6,13 @@ os.close and socket.send_fds work on them.
 
     memory   mmap and what changes mappings       shm    POSIX shared memory and memfds
     sysv     System V segments                    knobs  who may share capabilities at all
-    malloc   memory for the program's own data
+    malloc   memory for the program's own data    quarantine   when freed memory is used again
 """
 
 from capshm.cheribsd.knobs import procctl, program_note
 from capshm.cheribsd.malloc import calloc, free, malloc, malloc_usable_size, realloc
 from capshm.cheribsd.memory import mincore, minherit, mmap, mprotect, munmap
+from capshm.cheribsd.quarantine import malloc_revoke, malloc_revoke_enabled, malloc_revoke_quarantine_force_flush
 from capshm.cheribsd.shm import SHM_ANON, memfd_create, shm_open, shm_open2, shm_rename, shm_unlink
 from capshm.cheribsd.sysv import ShmStatus, shmat, shmctl, shmdt, shmget
 from capshm.model.constants import (
@@ -149,6 +150,9 @@ __all__ = [
     "calloc",
     "free",
     "malloc",
+    "malloc_revoke",
+    "malloc_revoke_enabled",
+    "malloc_revoke_quarantine_force_flush",
     "malloc_usable_size",
     "memfd_create",
     "mincore",
