@@ -259,6 +259,18 @@ FIGURES: tuple[Figure, ...] = (
         _MACHINES,
     ),
     Figure(
+        "malloc_free",
+        "a pair of malloc and free from Python, revocations counted in",
+        "µs",
+        "a pair of calls through cffi's API mode to libc's malloc and free",
+        None,
+        _at_most(4.0),
+        "about 16 MiB live, in allocations of 16 to 4,096 bytes at random, of which one at random is replaced by "
+        "another at a time, 8,192 times; the machine's own quarantine; loop subtracted; all pairs of a slice together; "
+        "1 emulated process and the broker; " + _MACHINE_CONDITIONS,
+        _MACHINES,
+    ),
+    Figure(
         "attach",
         "from the first import to attached, in a program that the machine has spawned",
         "µs",

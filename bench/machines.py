@@ -1,4 +1,4 @@
-"""Requests, mappings, forks and attaching in a real machine beside their limits: `python -m bench.machines`.
+"""Requests, mappings, forks, malloc and attaching in a real machine beside their limits: `python -m bench.machines`.
 
 Prints a JSON object a line: key, value, limit; microseconds. Figure and limit take turns in slices of some hundredths
 of a second, and the fastest time of each counts: what disturbs can only make it slower.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from time import perf_counter_ns
 
 import capshm
-from bench.limits import echo, interpreter
+from bench.limits import call, echo, interpreter
 from bench.limits.fork import Forker
 from capshm import cheribsd
 
@@ -23,6 +24,9 @@ PAGE = 4 << 10  # 4 KiB
 ARENA_SIZE = 64 << 30  # 64 GiB
 DATA_SIZE = 1 << 20  # 1 MiB: of the object that is mapped
 FORK_MEMORY = 64  # 64 MiB
+HEAP_SIZE = 16 << 20  # 16 MiB: about what is live
+HEAP_LARGEST = 4096  # bytes of an allocation, the smallest being 16
+HEAP_PAIRS = 8192  # in a slice: so many that several revocations fall into it
 _ATTACHING = """
 from time import perf_counter_ns
 begin = perf_counter_ns()
@@ -91,6 +95,41 @@ def _fork(machine: capshm.Machine, turns: int) -> tuple[float, float]:
         unattached.close()
 
 
+def _malloc_free(machine: capshm.Machine, turns: int) -> tuple[float, float]:
+    """Of one pair. A slice is not the fastest pair, but all of them, with the revocations among them."""
+    random_numbers = random.Random(1)
+    sizes = [random_numbers.randint(16, HEAP_LARGEST) for _ in range(2 * HEAP_SIZE // HEAP_LARGEST)]
+    pairs = [
+        (random_numbers.randrange(len(sizes)), random_numbers.randint(16, HEAP_LARGEST)) for _ in range(HEAP_PAIRS)
+    ]
+    libc_malloc, libc_free = call.heap()
+    live: list[object] = [libc_malloc(size) for size in sizes]
+    here = [cheribsd.malloc(size) for size in sizes]
+
+    def replace_here() -> int:
+        begin = perf_counter_ns()
+        for number, size in pairs:
+            cheribsd.free(here[number])
+            here[number] = cheribsd.malloc(size)
+        return perf_counter_ns() - begin
+
+    def replace() -> int:
+        begin = perf_counter_ns()
+        for number, size in pairs:
+            libc_free(live[number])
+            live[number] = libc_malloc(size)
+        return perf_counter_ns() - begin
+
+    value, limit = _interleaved(replace_here, replace, turns)
+    loop = _fastest(lambda: _walk(pairs), turns) / 1000
+    return (value - loop) / HEAP_PAIRS, (limit - loop) / HEAP_PAIRS
+
+
+def _walk(pairs: Sequence[tuple[int, int]]) -> None:
+    for _number, _size in pairs:
+        pass
+
+
 def _attach(machine: capshm.Machine, turns: int) -> tuple[float, float]:
     def attach() -> int:
         with machine.spawn([sys.executable, "-c", _ATTACHING], stdout=subprocess.PIPE) as program:
@@ -103,6 +142,7 @@ _MEASURED = {
     "broker_round_trip": (_round_trip, 30),
     "map_object": (_map_object, 20),
     "fork": (_fork, 10),
+    "malloc_free": (_malloc_free, 40),
     "attach": (_attach, 20),
 }
 """How, and in how many turns."""
@@ -119,11 +159,12 @@ def measure(keys: list[str], *, quick: bool) -> Iterator[tuple[str, float, float
 def main() -> None:
     """Measure once and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.machines", description=__doc__)
-    parser.add_argument("--prepare", action="store_true", help="there is nothing to prepare")
+    parser.add_argument("--prepare", action="store_true", help="compile what is needed, measure nothing")
     parser.add_argument("--quick", action="store_true", help="a tenth of the time")
     parser.add_argument("keys", nargs="*", metavar="KEY", help="what to measure; all if none is given")
     options = parser.parse_args()
     if options.prepare:
+        call.heap()
         return
     for key, value, limit in measure(options.keys, quick=options.quick):
         print(json.dumps({"key": key, "value": round(value, 3), "limit": round(limit, 3)}), flush=True)

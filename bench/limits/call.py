@@ -1,7 +1,8 @@
-"""The limit of calls from Python: one call through cffi's API mode, to a C function that does nothing.
+"""The limits of calls from Python: calls through cffi's API mode, to a C function that does nothing and to libc's heap.
 
-Its arguments have the types of those of `capshm_store` and `capshm_load`, and it is compiled with the core's flags; so
-what it costs is what Python and cffi cost, and nothing that is ours to save.
+The arguments of the first have the types of those of `capshm_store` and `capshm_load`, and it is compiled with the
+core's flags; so what it costs is what Python and cffi cost, and nothing that is ours to save. The heap's functions are
+called as a program without capabilities would.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import cffi
 
 ROOT = Path(__file__).resolve().parents[2]
 _MODULE = "capshm_bench_call"
-_DECLARATION = "long long nothing(uint32_t, uint64_t, uint32_t);"
+_DECLARATION = """
+long long nothing(uint32_t, uint64_t, uint32_t);
+void *malloc(size_t);
+void free(void *);
+"""
 _SOURCE = """
 #include <stdint.h>
+#include <stdlib.h>
 static long long nothing(uint32_t authority, uint64_t offset, uint32_t value) {
     (void)authority, (void)offset, (void)value;
     return 0;
@@ -31,16 +38,35 @@ static long long nothing(uint32_t authority, uint64_t offset, uint32_t value) {
 """
 
 
+class _Library(Protocol):
+    def nothing(self, authority: int, offset: int, value: int, /) -> int: ...
+
+    def malloc(self, size: int, /) -> object: ...
+
+    def free(self, pointer: object, /) -> None: ...
+
+
 def nothing() -> Callable[[int, int, int], int]:
-    """The function, compiled at the first request and kept in build/bench. RuntimeError: what the compiler said."""
+    """The function that does nothing."""
+    return _library().nothing
+
+
+def heap() -> tuple[Callable[[int], object], Callable[[object], None]]:
+    """libc's malloc and free."""
+    library = _library()
+    return library.malloc, library.free
+
+
+def _library() -> _Library:
+    """Compiled at the first request and kept in build/bench. RuntimeError: what the compiler said."""
     path = _built()
     spec = importlib.util.spec_from_file_location(_MODULE, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    function: Callable[[int, int, int], int] = module.lib.nothing
-    return function
+    library: _Library = module.lib
+    return library
 
 
 def _built() -> Path:
