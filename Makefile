@@ -24,8 +24,9 @@ PYTEST_ARGS ?=
 # Where sanitizers look at Python tests: those that exercise the core itself. Machines are left out: their processes fork
 # with several threads, and the sanitizer's allocator does not survive that.
 ASAN_TESTS ?= $(filter-out tests/unit/test_model% tests/unit/test_bench% tests/unit/test_import% tests/unit/test_machine% \
-    tests/unit/test_lab% tests/unit/test_commands% tests/unit/test_broker% tests/properties/test_model_address_space% \
-    tests/properties/test_machine% tests/faults/test_machine% tests/faults/test_load% tests/faults/test_broker% \
+    tests/unit/test_lab% tests/unit/test_commands% tests/unit/test_broker% tests/unit/test_allocator% \
+    tests/properties/test_model_address_space% tests/properties/test_machine% tests/properties/test_allocator% \
+    tests/faults/test_machine% tests/faults/test_load% tests/faults/test_broker% \
     tests/faults/test_going_round%, \
     $(wildcard tests/unit/test_*.py tests/properties/test_*.py tests/faults/test_*.py))
 

@@ -105,9 +105,8 @@ static uint64_t memory_for(uint64_t size) {
     if (is_beyond_arena(size))
         return size;
     const uint64_t length = length_for(size);
-    if (length <= SLOT_LARGEST_IN_CHUNK)
-        return slots_chunk_size(length);
-    return capability_representable_length((length + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1));
+    const uint64_t wanted = length <= SLOT_LARGEST_IN_CHUNK ? slots_chunk_size(length) : length;
+    return capability_representable_length((wanted + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1));
 }
 
 enum status capshm_allocator_needed(uint64_t size, uint64_t *length) {

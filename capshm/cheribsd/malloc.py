@@ -19,7 +19,7 @@ import os
 from capshm import _registers, client, errors
 from capshm._native import ffi, lib
 from capshm._status import fail
-from capshm.capability import Capability, needed
+from capshm.capability import Capability, needed, untagged
 from capshm.cheribsd import quarantine
 from capshm.cheribsd.memory import mmap, word
 from capshm.model.constants import MAP_ANON, MAP_PRIVATE, PROT_READ, PROT_WRITE
@@ -50,39 +50,37 @@ def malloc(n: SupportsIndex) -> Capability:
         register = _take()
     except IndexError:
         register = _registers.refill()
-    status = _allocate(n, register)
-    if status:
-        _allocate_slowly(n, register)
+    if _allocate(n, register):
+        _give_back(register)
+        return _allocate_slowly(n)
     pointer = _new(Capability)
     pointer._register = register
     return pointer
 
 
-def _allocate_slowly(size: int, register: int) -> None:
-    """After a pass, or with more memory, if that is what it takes. The register is given back if it fails."""
-    try:
-        status = client.current().undisturbed(lambda: _allocate_undisturbed(size, register))
-        if status:
-            fail(status, f"malloc({size})")
-    except BaseException:
-        _give_back(register)
-        raise
+def _allocate_slowly(size: int) -> Capability:
+    """After a pass, or with more memory, if that is what it takes; or raise what stands against it."""
+    return client.current().undisturbed(lambda: _allocate_undisturbed(size))
 
 
-def _allocate_undisturbed(size: int, register: int) -> int:
+def _allocate_undisturbed(size: int) -> Capability:
+    pointer = untagged(
+        0, 0
+    )  # its register is filled here, and only here: the caller may have been interrupted meanwhile
     while True:  # another thread may have been here meanwhile
-        status: int = _allocate(size, register)
+        status = _allocate(size, pointer._register)
         if status == lib.STATUS_REVOCATION_DUE:
             quarantine.run_due_pass()
-        elif status == lib.STATUS_MEMORY_NEEDED:
+            continue
+        if status == lib.STATUS_MEMORY_NEEDED:
             length = ffi.new("uint64_t *")
             status = lib.capshm_allocator_needed(size, length)
-            if status:
-                return status
-            memory = mmap(None, length[0], PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON)
-            return int(lib.capshm_allocator_add(memory._register, size, register))
-        else:
-            return status
+            if not status:
+                memory = mmap(None, length[0], PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON)
+                status = lib.capshm_allocator_add(memory._register, size, pointer._register)
+        if status:
+            fail(status, f"malloc({size})")
+        return pointer
 
 
 def calloc(k: SupportsIndex, n: SupportsIndex) -> Capability:

@@ -34,6 +34,7 @@ class Bug:
 
 CONFORMANCE = "tests/conformance/cheribsd"
 BETWEEN_STEPS = "tests/faults/test_between_steps.py"
+ALLOCATOR = "tests/unit/test_allocator.py"
 HISTORY = "tests/litmus/test_history.py::test_all_has_an_explanation"
 
 BUGS = [
@@ -292,5 +293,36 @@ BUGS = [
             ),
         ),
         Node("tests/faults/test_gate.py::test_straggler_stopped"),
+    ),
+    Bug(
+        "slots-too-short",
+        "a quarter of a doubling is forgotten: the end of an allocation is its neighbour's beginning",
+        (("slots.c", "(uint64_t)(5 + number % 4)", "(uint64_t)(4 + number % 4)"),),
+        Program("allocator"),
+        (Node(f"{ALLOCATOR}::test_each_size_has_its_slot_and_its_bounds"),),
+    ),
+    Bug(
+        "allocations-change-mappings",
+        "pointers to allocations keep SW_VMEM: revocation passes them over, and they unmap (C17)",
+        (("allocator.c", " & ~(uint32_t)PERMISSION_SW_VMEM", ""),),
+        Node(f"{CONFORMANCE}/test_reservations.py::test_C17_pointers_of_malloc_change_no_mappings"),
+    ),
+    Bug(
+        "freed-is-free-at-once",
+        "what is freed is used again before it is revoked",
+        (("allocator.c", "    if (!allocator.policy.is_quarantining) {", "    if (true) {"),),
+        Node(f"{ALLOCATOR}::test_nothing_is_used_again_before_it_is_revoked"),
+    ),
+    Bug(
+        "incomplete-pass-frees",
+        "what a pass could not revoke is used again all the same",
+        (("allocator.c", "bool has_more = is_revoked;", "bool has_more = true;"),),
+        Node(f"{ALLOCATOR}::test_a_pass_that_does_not_complete"),
+    ),
+    Bug(
+        "child-in-its-parents-pass",
+        "in a child a pass is under way that nobody ends: its quarantine grows for ever",
+        (("process.c", "    allocator_start_child();\n", ""),),
+        Program("allocator"),
     ),
 ]
