@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 
 import pytest
@@ -15,10 +16,10 @@ from capshm import cheribsd as bsd
 from capshm._native import ffi, lib
 from capshm.cheribsd import quarantine
 from tests.conformance.cheribsd.support import emulated
+from tests.faults.forks import fork_among_threads
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, ask_child
 from tests.faults.revoking import revoke
-from tests.faults.test_machine_fork import _fork_among_threads, _in_threads
 
 pytestmark = pytest.mark.slow
 
@@ -369,6 +370,13 @@ def test_a_fork_copies_heap_and_quarantine() -> None:
         bsd.free(kept)
 
 
+def in_threads(*bodies: Callable[[], object]) -> None:
+    """Run them at the same time; raises what one of them has raised."""
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        for running in [pool.submit(body) for body in bodies]:
+            running.result()
+
+
 def churn(rounds: int, mark: int) -> None:
     """Allocate, mark, check and free."""
     held: list[Capability] = []
@@ -393,7 +401,7 @@ def test_two_threads(is_quarantining: bool) -> None:
     if is_quarantining:
         quarantine.revoke_by(revoke)
     bsd.free(bsd.malloc(LARGE))
-    _in_threads(*(lambda mark=mark: churn(4000, mark) for mark in (1, 2)))
+    in_threads(*(lambda mark=mark: churn(4000, mark) for mark in (1, 2)))
     bsd.malloc_revoke()
     assert quarantine.statistics()[:2] == (0, 0)
 
@@ -410,12 +418,12 @@ def test_forks_among_threads_that_allocate() -> None:
     def fork() -> None:
         try:
             for _ in range(20):
-                with Child(lambda: churn(200, 2), fork=_fork_among_threads) as child:
+                with Child(lambda: churn(200, 2), fork=fork_among_threads) as child:
                     assert child.wait() == 0
         finally:
             is_over.append(True)
 
-    _in_threads(allocate, fork)
+    in_threads(allocate, fork)
     assert quarantine.statistics().heap == 0
 
 
