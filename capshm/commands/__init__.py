@@ -7,14 +7,24 @@ import sys
 import cyclopts
 
 from capshm import CapshmError, __version__
-from capshm.commands import audit, caps, compare, doctor, explain, ps, run, vm
+from capshm.commands import audit, caps, compare, doctor, explain, ps, record, run, vm
 
 app = cyclopts.App(
     name="capshm",
     help="CHERI capabilities between real Linux processes: who may share them through memory, and what it costs.",
     version=__version__,
 )
-for verb in (compare.compare, run.run, ps.ps, vm.vm, caps.caps, audit.app, explain.explain, doctor.doctor):
+for verb in (
+    compare.compare,
+    run.run,
+    record.record,
+    ps.ps,
+    vm.vm,
+    caps.caps,
+    audit.app,
+    explain.explain,
+    doctor.doctor,
+):
     app.command(verb)
 
 

@@ -1,0 +1,92 @@
+"""Runs a program with the recorder before its allocator (native/recorder/), and collects what was written down.
+
+Each process writes its own journal in a folder that is there only meanwhile, in the directory for temporary files. The
+recording is over when the program is: what children do that outlive it is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from capshm.errors import CapshmError
+from capshm.lab.journals import Journal
+
+
+class NothingRecorded(CapshmError):
+    """The program ran, or cannot even be started, in a way that the recorder has no part in."""
+
+
+def find_program(name: str) -> Path:
+    """The file that the shell would run. CapshmError: there is none."""
+    found = shutil.which(name)
+    if found is None:
+        raise CapshmError(f"there is no program {name!r}" + ("" if "/" in name else ", in no directory of PATH"))
+    return Path(found).absolute()
+
+
+def run(command: Sequence[str]) -> tuple[int, list[Journal]]:
+    """Run a program to its end; its exit status, or the negative number of a signal, and its journals, one at least.
+
+    It has this process's terminal, and an interrupt from there is for it alone.
+
+    CapshmError: there is no such program. NothingRecorded: the recorder was never loaded; the message says why.
+    RecordingEndedEarly: a process could not write all of its history, because the disk is full, for one.
+    """
+    program = find_program(command[0])
+    with tempfile.TemporaryDirectory(prefix="capshm-record-") as folder:
+        preloaded = [str(_recorder()), *os.environ.get("LD_PRELOAD", "").split()]
+        environment = os.environ | {"LD_PRELOAD": " ".join(preloaded), "CAPSHM_RECORD": folder}
+        with subprocess.Popen(command, executable=program, env=environment) as process:
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                status = process.wait()
+            finally:
+                signal.signal(signal.SIGINT, before)
+        journals = [journal for path in sorted(Path(folder).iterdir()) if (journal := Journal.read(path)) is not None]
+    if not journals:
+        raise NothingRecorded(f"{program} ended with status {status}, and nothing was recorded: {_why(program)}")
+    return status, journals
+
+
+def _recorder() -> Path:
+    """The library beside the core that came with this capshm, whichever core CAPSHM_CORE names."""
+    core = find_spec("capshm._core")
+    library = Path(core.origin if core is not None and core.origin else __file__).with_name("_recorder.so")
+    if not library.is_file():
+        raise CapshmError(f"the recorder {library} has not been built: install capshm with pip, or run make")
+    return library
+
+
+def _why(program: Path) -> str:
+    mode = program.stat().st_mode
+    if mode & (stat.S_ISUID | stat.S_ISGID):
+        return "it is setuid or setgid, and the loader then takes no libraries from the environment"
+    interpreter = _interpreter(program)
+    if interpreter == "":
+        return "it is statically linked, so there is no loader to put the recorder in"
+    if interpreter is not None and not Path(interpreter).is_file():
+        return f"its loader, {interpreter}, is not here"
+    return "it has dropped LD_PRELOAD, or is of another architecture or C library than the recorder"
+
+
+def _interpreter(program: Path) -> str | None:
+    """The loader that an ELF program of 64 bits names; "": none, so it is static. None: it is no such program."""
+    content = program.read_bytes()
+    if content[:6] != b"\x7fELF\x02\x01":
+        return None
+    (table,) = struct.unpack_from("<Q", content, 32)
+    entry_size, count = struct.unpack_from("<HH", content, 54)
+    for place in range(table, table + count * entry_size, entry_size):
+        kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", content, place)
+        if kind == 3:  # PT_INTERP
+            return content[offset : offset + size].rstrip(b"\0").decode()
+    return ""

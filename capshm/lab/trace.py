@@ -1,0 +1,207 @@
+"""A trace: what a real program asked of its allocator, and where it forked, ran other programs and waited.
+
+A file, little-endian:
+
+    offset  bytes
+    0       8      b"capshmT" and the version, one byte: 1
+    8       4      length of the description
+    12      8      length of the events, compressed
+    20      4      CRC-32 of all that follows
+    24             the description: JSON, {"program": name, "live": number, "processes": [{"name", "parent", "events"}]}
+                   the events, zlib
+
+Processes stand in the order in which they began, each after its parent; the first has parent -1, and their events
+follow each other in that order. An event has 16 bytes: kind and number, 4 each, and size, 8; native/replay.h says what
+they mean. Uncompressed, the first bytes of all events come first, then all second ones: like stands by like. Numbers of
+allocations are below "live".
+
+Names are the kernel's, of programs without their folders. Arguments, environment, addresses and contents are not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from capshm._native import lib
+from capshm.errors import CapshmError
+
+EVENT = struct.Struct("<IIQ")
+"""kind, number, size."""
+
+_KINDS: dict[str, int] = {
+    "allocations": lib.REPLAY_ALLOCATE,
+    "frees": lib.REPLAY_FREE,
+    "resizes": lib.REPLAY_RESIZE,
+    "execs": lib.REPLAY_EXEC,
+    "forks": lib.REPLAY_FORK,
+    "waits": lib.REPLAY_WAIT,
+}
+_MAGIC = b"capshmT"
+_VERSION = 1
+_HEAD = struct.Struct("<7sBIQI")
+_BUNDLED = Path(__file__).with_name("traces")
+_SUFFIX = ".trace"
+
+
+class TraceDamaged(CapshmError):
+    """A file is no trace, or not a whole one. offset: of the byte at which that shows."""
+
+    def __init__(self, path: Path, offset: int, what: str) -> None:
+        super().__init__(f"{path}: byte {offset:,}: {what}")
+        self.offset = offset
+
+
+class TraceTooNew(CapshmError):
+    """A trace of a version that this capshm does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of the recorded program. parent: its place in the trace, -1 for the first. events: `EVENT` rows."""
+
+    name: str
+    parent: int
+    events: bytes
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many events there are of each kind: allocations, frees, resizes, execs, forks, waits."""
+        kinds = self.events[:: EVENT.size]  # a kind's first byte is all of it
+        return {name: kinds.count(kind) for name, kind in _KINDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The history of a program and of all its processes, the first of which began it.
+
+    live: allocations have numbers below this; no more of them live in one process at once.
+    """
+
+    program: str
+    live: int
+    processes: tuple[Process, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many events of each kind all processes have."""
+        each = [process.counts for process in self.processes]
+        return {name: sum(counts[name] for counts in each) for name in _KINDS}
+
+
+def names() -> list[str]:
+    """The traces that come with capshm."""
+    return sorted(path.stem for path in _BUNDLED.glob(f"*{_SUFFIX}"))
+
+
+def find(name: str) -> Path:
+    """The file of a trace: one that comes with capshm, by its name, or any by its path. CapshmError: there is none."""
+    bundled = _BUNDLED / f"{name}{_SUFFIX}"
+    if name in names():
+        return bundled
+    if Path(name).is_file():
+        return Path(name)
+    raise CapshmError(f"there is no trace {name!r}: give the path of a file, or one of {', '.join(names())}")
+
+
+def write(trace: Trace, path: Path) -> None:
+    """Write a trace to a file, which has all of it or is as it was; OSError: it could not be written."""
+    described = {
+        "program": trace.program,
+        "live": trace.live,
+        "processes": [
+            {"name": each.name, "parent": each.parent, "events": len(each.events) // EVENT.size}
+            for each in trace.processes
+        ],
+    }
+    description = json.dumps(described, separators=(",", ":")).encode()
+    rows = b"".join(process.events for process in trace.processes)
+    events = zlib.compress(b"".join(rows[place :: EVENT.size] for place in range(EVENT.size)), 9)
+    body = description + events
+    head = _HEAD.pack(_MAGIC, _VERSION, len(description), len(events), zlib.crc32(body))
+    half_written = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        half_written.write_bytes(head + body)
+        half_written.replace(path)
+    finally:
+        half_written.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Trace:
+    """The trace of a file. TraceDamaged, TraceTooNew, OSError."""
+    content = path.read_bytes()
+    if content[: len(_MAGIC)] != _MAGIC[: len(content)] or not content:
+        raise TraceDamaged(path, 0, "this is no trace")
+    if len(content) > len(_MAGIC) and content[len(_MAGIC)] > _VERSION:
+        raise TraceTooNew(f"{path} has version {content[len(_MAGIC)]}; this capshm reads up to {_VERSION}")
+    if len(content) < _HEAD.size:
+        raise TraceDamaged(path, len(content), f"it ends within its first {_HEAD.size} bytes")
+    _, _, description_size, events_size, checksum = _HEAD.unpack_from(content)
+    body = content[_HEAD.size :]
+    expected = description_size + events_size
+    if len(body) != expected:
+        raise TraceDamaged(
+            path,
+            min(len(content), _HEAD.size + expected),
+            f"it has {len(body):,} bytes behind its head, and should have {expected:,}",
+        )
+    if zlib.crc32(body) != checksum:
+        raise TraceDamaged(path, _HEAD.size, "what follows has another checksum than was written")
+    try:
+        trace = _assemble(json.loads(body[:description_size]), zlib.decompress(body[description_size:]))
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise TraceDamaged(path, _HEAD.size, f"its description does not fit its events: {error!r}") from error
+    if wrong := _find_wrong_child(trace):
+        raise TraceDamaged(path, _HEAD.size + description_size, wrong)
+    return trace
+
+
+def _assemble(described: dict[str, object], planes: bytes) -> Trace:
+    """The trace of a description and of all events, the first bytes of all first. ValueError: they do not fit."""
+    count = len(planes) // EVENT.size
+    rows = bytearray(len(planes))
+    for place in range(EVENT.size):
+        rows[place :: EVENT.size] = planes[place * count : (place + 1) * count]
+    events = memoryview(bytes(rows))
+    processes = []
+    for each in cast("list[dict[str, object]]", described["processes"]):
+        length = cast(int, each["events"]) * EVENT.size
+        processes.append(Process(str(each["name"]), cast(int, each["parent"]), bytes(events[:length])))
+        events = events[length:]
+    if events or sum(len(process.events) for process in processes) != len(planes):
+        raise ValueError(f"there are {count:,} events")
+    live = cast(int, described["live"])
+    if not 0 <= live <= count:
+        raise ValueError(f"{live:,} allocations cannot live after {count:,} events")
+    return Trace(str(described["program"]), live, tuple(processes))
+
+
+def _find_wrong_child(trace: Trace) -> str | None:
+    """What is wrong about the processes, if anything is: each but the first is forked once, by its parent, and waited
+    for only after that.
+    """
+    if not trace.processes or trace.processes[0].parent != -1:
+        return "it has no first process"
+    for number, process in enumerate(trace.processes):
+        not_forked = {child for child, each in enumerate(trace.processes) if each.parent == number}
+        if not_forked and min(not_forked) <= number:
+            return f"process {min(not_forked)} stands before its parent"
+        children: set[int] = set()
+        for kind, child, _ in EVENT.iter_unpack(process.events) if not_forked else ():
+            if kind == lib.REPLAY_FORK:
+                if child not in not_forked:
+                    return f"process {number} forks process {child}, which is not its own or was forked before"
+                not_forked.remove(child)
+                children.add(child)
+            elif kind == lib.REPLAY_WAIT:
+                if child not in children:
+                    return f"process {number} waits for process {child}, which does not run"
+                children.remove(child)
+        if not_forked:
+            return f"process {min(not_forked)} is never forked"
+    return None

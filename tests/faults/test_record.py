@@ -1,0 +1,207 @@
+"""Recording real programs: every allocation, fork and end, exactly, whatever happens to the program."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from capshm._native import lib
+from capshm.lab import journals, recording, trace
+from capshm.lab.trace import EVENT, Trace
+
+ALLOCATE, FREE, RESIZE = lib.REPLAY_ALLOCATE, lib.REPLAY_FREE, lib.REPLAY_RESIZE
+EXEC, FORK, WAIT = lib.REPLAY_EXEC, lib.REPLAY_FORK, lib.REPLAY_WAIT
+# What `recorded calls` does, number by number.
+CALLS = [
+    *[(ALLOCATE, 0, 10), (RESIZE, 0, 5000), (FREE, 0, 0)],
+    *[(ALLOCATE, 0, 21), (ALLOCATE, 1, 33), (FREE, 0, 0), (FREE, 1, 0)],
+    *[event for size in (100, 64, 65, 66, 67, 68) for event in ((ALLOCATE, 1, size), (FREE, 1, 0))],
+]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of recorded.c."""
+    return _compile(tmp_path_factory.mktemp("recorded") / "recorded")
+
+
+def _compile(program: Path, *flags: str) -> Path:
+    source = Path(__file__).with_name("recorded.c")
+    subprocess.run(["cc", "-O0", "-w", "-pthread", *flags, "-o", program, source], check=True)
+    return program
+
+
+def record(*command: str | Path) -> tuple[int, Trace]:
+    """What `capshm record` makes of it; the trace has been checked: nothing is freed twice, or made twice."""
+    status, found = recording.run([str(word) for word in command])
+    made = journals.merge(found, "program")
+    _check(made, 0, set())
+    return status, made
+
+
+def events(made: Trace, process: int) -> list[tuple[int, int, int]]:
+    """Of one process: kind, number, size."""
+    return [(kind, number, size) for kind, number, size in EVENT.iter_unpack(made.processes[process].events)]
+
+
+def _check(made: Trace, process: int, live: set[int]) -> None:
+    """Follow a process and its children through all that lives."""
+    for kind, number, _ in events(made, process):
+        if kind == ALLOCATE:
+            assert number not in live
+            assert number < made.live
+            live.add(number)
+        elif kind == FREE:
+            live.remove(number)
+        elif kind == RESIZE:
+            assert number in live
+        elif kind == EXEC:
+            live.clear()
+        elif kind == FORK:
+            assert made.processes[number].parent == process
+            _check(made, number, set(live))
+
+
+def test_every_call_is_there_once(recorded: Path) -> None:
+    """All ways to allocate, and none that failed."""
+    status, made = record(recorded, "calls")
+    assert status == 0
+    assert events(made, 0) == CALLS
+
+
+@pytest.mark.parametrize("how", ["fork", "clone"])
+def test_a_child_frees_what_it_has_inherited(recorded: Path, how: str) -> None:
+    """Also one that was made past fork(3); it has a journal of its own, and the parent's is as if it had none."""
+    _, made = record(recorded, how)
+    parent, child = events(made, 0), events(made, 1)
+    assert [process.parent for process in made.processes] == [-1, 0]
+    assert parent[:10] == [(ALLOCATE, number, 100 + number) for number in range(10)]
+    assert parent[10:] == [
+        *[(FORK, 1, 0), *((FREE, number, 0) for number in (9, 8, 7, 6, 5))],
+        *[(ALLOCATE, number, 8) for number in (5, 6, 7)],
+        (WAIT, 1, 0),
+    ]
+    assert child == [
+        *[(FREE, number, 0) for number in range(5)],
+        *[(ALLOCATE, number, 7) for number in (4, 3, 2)],
+    ]
+
+
+def test_threads_keep_the_order_of_each_address(recorded: Path) -> None:
+    """Four threads hand the same addresses to each other: no free comes before its allocation, none is lost."""
+    _, made = record(recorded, "threads")
+    counts = made.counts
+    own = [(kind, size) for kind, _, size in events(made, 0)]
+    assert own.count((ALLOCATE, 24)) == own.count((RESIZE, 48)) == 4 * 5000
+    assert counts["frees"] >= 4 * 5000
+
+
+def test_a_journal_grows(recorded: Path) -> None:
+    """Past its first window, and the second."""
+    _, made = record(recorded, "many")
+    assert events(made, 0) == [(ALLOCATE, number, 1) for number in range(30000)]
+
+
+def test_what_was_recorded_survives_sigkill(recorded: Path) -> None:
+    """All of it, when a program kills itself."""
+    status, made = record(recorded, "suicide")
+    assert status == -signal.SIGKILL
+    assert events(made, 0) == CALLS
+
+
+def test_sigkill_in_the_middle_of_anything(recorded: Path, tmp_path: Path) -> None:
+    """Four threads that allocate are killed: what they have told of is there."""
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    script = f"{recorded} killed >{told} & read -r -n 100 <{told}; kill -9 $!; wait $!"
+    status, made = record("bash", "-c", script)
+    assert status == 128 + signal.SIGKILL
+    (killed,) = (number for number, process in enumerate(made.processes) if process.name == "recorded")
+    assert made.processes[killed].counts["allocations"] >= 100 // 4 * 1000
+    assert (WAIT, killed, 0) in events(made, 0)
+
+
+def test_exec_ends_a_history_and_begins_another(recorded: Path) -> None:
+    """In the same process, whose allocations are gone."""
+    _, made = record(recorded, "exec")
+    assert len(made.processes) == 1
+    assert events(made, 0) == [(ALLOCATE, 0, 5), (EXEC, 0, 0), *CALLS]
+
+
+def test_a_spawned_program_is_a_child(recorded: Path) -> None:
+    """posix_spawn makes no copy: the child is seen when it is another program, and where the parent was then."""
+    _, made = record(recorded, "spawn")
+    assert events(made, 0)[:1] + events(made, 0)[-3:] == [(ALLOCATE, 0, 5), (FORK, 1, 0), (WAIT, 1, 0), (FREE, 0, 0)]
+    assert events(made, 1) == [(EXEC, 0, 0), *CALLS]
+
+
+def test_a_pipeline_of_the_shell() -> None:
+    """A child for each program, and one that only exits."""
+    status, made = record("sh", "-c", "ls / | sort | uniq -c >/dev/null; (exit 3); exit 4")
+    assert status == 4
+    assert [process.name for process in made.processes] == ["sh", "ls", "sort", "uniq", "sh"]
+    assert made.counts["forks"] == made.counts["waits"] == 4
+    assert made.counts["execs"] == 3
+
+
+def test_a_journal_that_cannot_grow_is_told(recorded: Path, tmp_path: Path) -> None:
+    """The program does not notice; the recording fails, and names the reason."""
+    ended = tmp_path / "ended"
+    with pytest.raises(journals.RecordingEndedEarly, match="File too large"):
+        record("bash", "-c", f"ulimit -f 300; {recorded} many && touch {ended}")
+    assert ended.exists()
+    ended.unlink()
+    with pytest.raises(journals.RecordingEndedEarly, match="File too large"):
+        record("bash", "-c", f"ulimit -f 1; {recorded} many && touch {ended}")
+    assert ended.exists()
+
+
+def test_a_static_program_is_told(tmp_path: Path) -> None:
+    """There is no loader that could put the recorder in; the program has run all the same."""
+    program = _compile(tmp_path / "recorded", "-static")
+    with pytest.raises(recording.NothingRecorded, match=r"ended with status 0, and nothing .* statically linked"):
+        record(program, "calls")
+
+
+def test_a_setuid_program_is_told(tmp_path: Path) -> None:
+    """The message names the bit. Where the file belongs to who runs it the loader does not care, and records."""
+    program = tmp_path / "true"
+    shutil.copy("/bin/true", program)
+    program.chmod(0o4755)
+    assert "setuid" in recording._why(program)
+
+
+@pytest.mark.slow
+def test_the_command(recorded: Path, tmp_path: Path) -> None:
+    """It has the program's exit status, overwrites nothing unless told to, and says what is wrong."""
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "capshm", "record", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    done = run("--", "sh", "-c", "echo out; exit 7", "--force")
+    assert (done.returncode, done.stdout) == (7, "out\n")
+    assert "sh.trace: 1 processes" in done.stderr
+    made = trace.read(tmp_path / "sh.trace")
+    assert made.program == "sh"
+    assert [path.name for path in tmp_path.iterdir()] == ["sh.trace"]
+
+    again = run("sh", "-c", "touch again")
+    assert again.returncode == 1
+    assert "--force" in again.stderr
+    assert not (tmp_path / "again").exists()
+    assert run("--force", "--output", "sh.trace", recorded, "suicide").returncode == 128 + signal.SIGKILL
+    assert trace.read(tmp_path / "sh.trace").counts["allocations"] == 9
+
+    for words, status, message in (
+        (["no-such-program"], 1, "no program 'no-such-program'"),
+        (["--output", "no/such/folder", "true"], 1, "no folder no/such"),
+        ([], 2, "PROGRAM"),
+    ):
+        failed = run(*words)
+        assert failed.returncode == status
+        assert message in failed.stderr + failed.stdout
