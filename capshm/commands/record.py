@@ -25,8 +25,9 @@ def record(
     aligned kinds, of all threads; forks, programs that take a process over, and waits for children. The trace has
     sizes and an order: no contents, no addresses, no arguments, no paths.
 
-    Not seen: static and setuid programs, those that bring an allocator of their own, and children that go on after
-    the program has ended. A program that empties its environment takes its children out of sight.
+    Not seen: static and setuid programs, those that bring an allocator of their own, children that become another
+    user's or go on after the program has ended, and what a program starts with an empty environment. A program that
+    forbids itself system calls (seccomp) may end when its record grows.
 
     The exit status is the program's, 128 and the signal's number if one ended it; 1 if nothing could be recorded.
 
@@ -47,6 +48,8 @@ def record(
     from capshm.lab import journals, recording, trace
 
     path = output or Path(f"{Path(program).name}.trace")
+    if path.exists() and not path.is_file():
+        raise CapshmError(f"{path} is no file that a trace could take the place of")
     if path.exists() and not force:
         raise CapshmError(f"{path} is there already; --force overwrites it, --output names another")
     if not path.parent.is_dir():

@@ -7,7 +7,7 @@ that no cell inherits anything of another.
     crew        the processes of a cell: made, counted, waited for, ended
     world       where a workload's memory comes from: a machine of capshm, or plain shared memory
     workloads   what is run, one file each
-    trace       a recorded program: the workload that replays real input
+    trace       the file of a recorded program, which the workload of that name replays
     recording   runs a program with the recorder (native/recorder)
     journals    what that has written down, made into a trace
 """

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ _KINDS: dict[str, int] = {
     "forks": lib.REPLAY_FORK,
     "waits": lib.REPLAY_WAIT,
 }
+_FORK: int = lib.REPLAY_FORK
+_FORK_OR_WAIT = re.compile(b"[%c%c]" % (lib.REPLAY_FORK, lib.REPLAY_WAIT))
 _MAGIC = b"capshmT"
 _VERSION = 1
 _HEAD = struct.Struct("<7sBIQI")
@@ -100,12 +103,10 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Path:
-    """The file of a trace: one that comes with capshm, by its name, or any by its path. CapshmError: there is none."""
-    bundled = _BUNDLED / f"{name}{_SUFFIX}"
-    if name in names():
-        return bundled
-    if Path(name).is_file():
-        return Path(name)
+    """The file of a trace: by its path, or by its name one that comes with capshm. CapshmError: there is none."""
+    for path in (Path(name), _BUNDLED / f"{name}{_SUFFIX}"):
+        if path.is_file():
+            return path
     raise CapshmError(f"there is no trace {name!r}: give the path of a file, or one of {', '.join(names())}")
 
 
@@ -141,7 +142,9 @@ def read(path: Path) -> Trace:
         raise TraceTooNew(f"{path} has version {content[len(_MAGIC)]}; this capshm reads up to {_VERSION}")
     if len(content) < _HEAD.size:
         raise TraceDamaged(path, len(content), f"it ends within its first {_HEAD.size} bytes")
-    _, _, description_size, events_size, checksum = _HEAD.unpack_from(content)
+    _, version, description_size, events_size, checksum = _HEAD.unpack_from(content)
+    if version != _VERSION:
+        raise TraceDamaged(path, len(_MAGIC), f"there has never been a version {version}")
     body = content[_HEAD.size :]
     expected = description_size + events_size
     if len(body) != expected:
@@ -154,9 +157,9 @@ def read(path: Path) -> Trace:
         raise TraceDamaged(path, _HEAD.size, "what follows has another checksum than was written")
     try:
         trace = _assemble(json.loads(body[:description_size]), zlib.decompress(body[description_size:]))
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as error:
         raise TraceDamaged(path, _HEAD.size, f"its description does not fit its events: {error!r}") from error
-    if wrong := _find_wrong_child(trace):
+    if wrong := _find_wrong(trace):
         raise TraceDamaged(path, _HEAD.size + description_size, wrong)
     return trace
 
@@ -167,41 +170,51 @@ def _assemble(described: dict[str, object], planes: bytes) -> Trace:
     rows = bytearray(len(planes))
     for place in range(EVENT.size):
         rows[place :: EVENT.size] = planes[place * count : (place + 1) * count]
-    events = memoryview(bytes(rows))
+    events = bytes(rows)
     processes = []
+    begin = 0
     for each in cast("list[dict[str, object]]", described["processes"]):
-        length = cast(int, each["events"]) * EVENT.size
-        processes.append(Process(str(each["name"]), cast(int, each["parent"]), bytes(events[:length])))
-        events = events[length:]
-    if events or sum(len(process.events) for process in processes) != len(planes):
+        end = begin + _number(each["events"]) * EVENT.size
+        processes.append(Process(str(each["name"]), _number(each["parent"], least=-1), events[begin:end]))
+        begin = end
+    if begin != len(events):
         raise ValueError(f"there are {count:,} events")
-    live = cast(int, described["live"])
-    if not 0 <= live <= count:
+    live = _number(described["live"])
+    if live > count:
         raise ValueError(f"{live:,} allocations cannot live after {count:,} events")
     return Trace(str(described["program"]), live, tuple(processes))
 
 
-def _find_wrong_child(trace: Trace) -> str | None:
-    """What is wrong about the processes, if anything is: each but the first is forked once, by its parent, and waited
-    for only after that.
+def _number(value: object, *, least: int = 0) -> int:
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{value!r} is no number from {least}")
+    return value
+
+
+def _find_wrong(trace: Trace) -> str | None:
+    """What no history of a program has, if there is any. Each process but the first is forked once, by its parent, and
+    waited for after that.
     """
-    if not trace.processes or trace.processes[0].parent != -1:
-        return "it has no first process"
     for number, process in enumerate(trace.processes):
-        not_forked = {child for child, each in enumerate(trace.processes) if each.parent == number}
-        if not_forked and min(not_forked) <= number:
-            return f"process {min(not_forked)} stands before its parent"
-        children: set[int] = set()
-        for kind, child, _ in EVENT.iter_unpack(process.events) if not_forked else ():
-            if kind == lib.REPLAY_FORK:
-                if child not in not_forked:
+        if not (process.parent in range(number) if number else process.parent == -1):
+            return f"process {number} has no parent before it"
+        kinds = set(process.events[:: EVENT.size])
+        if not kinds <= set(_KINDS.values()) or any(any(process.events[place :: EVENT.size]) for place in (1, 2, 3)):
+            return f"process {number} has an event of unknown kind"
+    not_forked = {(process.parent, number) for number, process in enumerate(trace.processes) if number}
+    for number, process in enumerate(trace.processes):
+        running: set[int] = set()
+        for found in _FORK_OR_WAIT.finditer(process.events[:: EVENT.size]):
+            kind, child, _ = EVENT.unpack_from(process.events, found.start() * EVENT.size)
+            if kind == _FORK:
+                if (number, child) not in not_forked:
                     return f"process {number} forks process {child}, which is not its own or was forked before"
-                not_forked.remove(child)
-                children.add(child)
-            elif kind == lib.REPLAY_WAIT:
-                if child not in children:
-                    return f"process {number} waits for process {child}, which does not run"
-                children.remove(child)
-        if not_forked:
-            return f"process {min(not_forked)} is never forked"
-    return None
+                not_forked.remove((number, child))
+                running.add(child)
+            elif child in running:
+                running.remove(child)
+            else:
+                return f"process {number} waits for process {child}, which does not run"
+    if not_forked:
+        return f"process {min(not_forked)[1]} is never forked"
+    return None if trace.processes else "it has no process"
