@@ -74,7 +74,10 @@ class Journal:
         magic, pid, parent, started, opened, position, fork_pid, fork_number, error, program = header
         if reason := error if is_begun else len(content):
             process = path.name.partition(".")[0]
-            raise RecordingEndedEarly(f"the history of process {process} ends early: {path}: {os.strerror(reason)}")
+            raise RecordingEndedEarly(
+                f"the history of process {process} ends early: {path}: {os.strerror(reason)}; "
+                "TMPDIR may name a better place"
+            )
         if magic != _MAGIC:
             return None
         is_forked = position != lib.JOURNAL_NEVER_FORKED

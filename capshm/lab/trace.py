@@ -129,6 +129,9 @@ def write(trace: Trace, path: Path) -> None:
     try:
         half_written.write_bytes(head + body)
         half_written.replace(path)
+    except OSError as error:
+        error.filename = os.fspath(path)  # a failed write names none
+        raise
     finally:
         half_written.unlink(missing_ok=True)
 

@@ -160,6 +160,28 @@ def test_a_journal_that_cannot_grow_is_told(recorded: Path, tmp_path: Path) -> N
     assert ended.exists()
 
 
+@pytest.mark.slow
+def test_a_full_disk_is_told(recorded: Path, tmp_path: Path) -> None:
+    """Of the journals, of the first window already, and of the trace; the program runs to its end each time."""
+    small, command = tmp_path / "small", f"{sys.executable} -P -m capshm record"
+    small.mkdir()
+    mount = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    tmpfs = f"mount -t tmpfs -o size=600k none {small}"
+    if subprocess.run([*mount, tmpfs], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a file system of their own")
+    for script, left in (
+        (f"TMPDIR={small} {command} -o {tmp_path}/a.trace -- {recorded} many", ""),
+        (f"TMPDIR={small} {command} -o {tmp_path}/a.trace -- sh -c '(exit 3); (exit 4); {recorded} calls'", ""),
+        (f"head -c 1M /dev/zero >{small}/zero; {command} -o {small}/a.trace -- {recorded} calls", "zero\n"),
+    ):
+        shown = f"{tmpfs} && {script} || (ls -A {small} && exit 1)"
+        done = subprocess.run([*mount, shown], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert done.stdout == left
+        assert not (tmp_path / "a.trace").exists()
+
+
 def test_a_static_program_is_told(tmp_path: Path) -> None:
     """There is no loader that could put the recorder in; the program has run all the same."""
     program = _compile(tmp_path / "recorded", "-static")
