@@ -75,9 +75,6 @@ def _at_least(bound: float) -> Goal:
     return Goal(">=", bound)
 
 
-CANARY = Program("bench/limits/canary.c")
-"""Prints {"key": "canary", "value": microseconds}: a spinning round trip between two processes. It has no goal."""
-
 _NATIVE = Program("bench/native.c")
 _SWEEP = Program("bench/limits/sweep.c")
 _CALLS = Program("bench/calls.py")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import textwrap
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-import capshm
 from bench.figures import Figure
 from bench.run import Sample, Samples
+from capshm.lab import facts
 
 BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 ENOUGH_REPEATS = 5
@@ -114,28 +111,22 @@ def document(
     figures: Iterable[Figure], samples: Samples, repeats: int, *, quick: bool, growth: Sequence[Curve] = ()
 ) -> Document:
     """Everything about a run."""
+    measured_on = facts.gather()
     return {
         "format": 1,
-        "capshm": capshm.__version__,
-        "core": os.environ.get("CAPSHM_CORE") or "release",
-        "python": platform.python_version(),
-        "machine": _processor(),
-        "kernel": platform.release(),
-        "processors": len(os.sched_getaffinity(0)),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "capshm": measured_on.capshm,
+        "core": measured_on.core,
+        "python": measured_on.python,
+        "machine": measured_on.machine,
+        "kernel": measured_on.kernel,
+        "processors": measured_on.processors,
+        "time": measured_on.time,
         "is_quick": quick,
         "repeats": repeats,
         "canary": spread(samples.canary) if samples.canary else None,
         "figures": [summarize(figure, samples.figures[figure.key]) for figure in figures],
         "growth": list(growth),
     }
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
 
 
 def _is_a_look(found: Document) -> bool:

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.figures import CANARY, FIGURES, Figure, Program
+from bench.figures import FIGURES, Figure, Program
+from capshm.lab import canary
 from native.variants import ROOT, DoesNotCompile, build_program
 
 
@@ -64,14 +65,17 @@ def run(figures: Sequence[Figure], repeats: int, *, quick: bool, progress: Calla
     everything = needed(figures)
     programs = list(dict.fromkeys(figure.program for figure in everything))
     commands: dict[Program, list[str]] = {}
-    for program in (CANARY, *programs):
+    for program in programs:
         progress(f"building {program.path}")
         keys = [figure.key for figure in everything if figure.program == program]
         commands[program] = _command(program, keys, quick=quick)
     samples: dict[str, list[Sample]] = {figure.key: [] for figure in figures}
-    canary: list[float] = []
+    round_trips: list[float] = []
     for number in range(1, repeats + 1):
-        canary.extend(_canary(commands[CANARY], progress))
+        try:
+            round_trips.append(canary.measure())
+        except canary.NoCanary as error:
+            progress(f"no canary: {error}")
         lines: dict[str, _Line] = {}
         for program in programs:
             progress(f"round {number} of {repeats}: {program.path}")
@@ -79,7 +83,7 @@ def run(figures: Sequence[Figure], repeats: int, *, quick: bool, progress: Calla
         found = resolve(everything, lines)
         for key, repeated in samples.items():
             repeated.append(found[key])
-    return Samples(samples, canary)
+    return Samples(samples, round_trips)
 
 
 def read_lines(output: str) -> Iterator[_Line]:
@@ -121,14 +125,6 @@ def _command(program: Program, keys: Sequence[str], *, quick: bool) -> list[str]
     command = [sys.executable, "-m", program.path.removesuffix(".py").replace("/", ".")]
     _output([*command, "--prepare"])
     return [*command, *(["--quick"] if quick else []), *keys]
-
-
-def _canary(command: Sequence[str], progress: Callable[[str], None]) -> list[float]:
-    try:
-        return [line.value for line in read_lines(_output(command))]
-    except BenchError as error:
-        progress(f"no canary: {error}")
-        return []
 
 
 def _output(command: Sequence[str]) -> str:

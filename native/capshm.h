@@ -202,4 +202,10 @@ enum status capshm_sweep_registers(struct sweep_counts *counts);
 bool capshm_step_arm(uint32_t step, uint32_t nth, uint32_t action);
 const char *capshm_step_name(uint32_t step);
 
+/* Laboratory ------------------------------------------------------------------------------------------------------- */
+
+/* The round trip in microseconds between this process and a child that it forks, both spinning; it says how far apart
+ * the machine's processors are just now. -1, and errno: no child, or (ENODEV) two processes cannot spin on one processor. */
+double capshm_canary(void);
+
 #endif

@@ -1,164 +1,185 @@
-"""capshm compare: what may cross between two processes, and what it costs."""
+"""capshm compare: what each policy costs here, against plain shared memory and against `open`."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import statistics
+import importlib.util
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Annotated, TypeVar
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import cyclopts
 
-from capshm.capability import GRANULE, Capability
+from capshm.commands.tables import Json
 from capshm.errors import CapshmError
-from capshm.testing import Segment, Shadow, closed_gate
-from capshm.testing.children import fork_to_run
 
-Answer = TypeVar("Answer")
+if TYPE_CHECKING:
+    from capshm.lab.plan import Plan
+    from capshm.lab.results import Manifest, Record
 
+Words: TypeAlias = Annotated[list[str] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
+Numbers: TypeAlias = Annotated[list[int] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
+Flag: TypeAlias = Annotated[bool, cyclopts.Parameter(negative=(), show_default=False)]
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One way to share memory with a forked child: what arrived there, and ns a granule for each side."""
-
-    mapping: str
-    meaning: str
-    tag_arrives: bool
-    tags_left_by_overwrite: int
-    store: float | None
-    load: float
+_FAILED, _WRONG_LINE, _CELLS_FAILED, _INTERRUPTED = 1, 2, 3, 130
 
 
 def compare(
     *,
-    size: Annotated[int, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=4096, lte=1 << 30))] = 1 << 20,
-    repeats: Annotated[int, cyclopts.Parameter(validator=cyclopts.validators.Number(gte=1, lte=1000))] = 15,
-    json_output: Annotated[bool, cyclopts.Parameter(name="--json", negative=())] = False,
+    workloads: Words = None,
+    policies: Words = None,
+    sizes: Numbers = None,
+    trace: Annotated[list[str] | None, cyclopts.Parameter(negative=())] = None,
+    plan: Path | None = None,
+    repeats: int | None = None,
+    seed: int | None = None,
+    baseline: str | None = None,
+    quick: Flag = False,
+    dry_run: Flag = False,
+    output: Path | None = None,
+    force: Flag = False,
+    show: Path | None = None,
+    json_output: Json = False,
 ) -> None:
-    """Share a segment with a forked child in three ways, and show what crosses and what it costs.
+    """Run workloads under policies, and show what each policy costs: against plain shared memory, and against `open`.
 
-    A parent fills real shared memory with capabilities. A child, made by fork, reads them through its own mapping: with
-    capability permission (rwRW), with permission to load capabilities only (rR), and with data permission only (rw).
-    Then half of the memory is overwritten past the library, and last the memory is revoked while both are running.
-    Times are medians over the repeats, in nanoseconds a granule of 16 bytes, 4,096 granules a call.
+    Each workload runs under each policy in fresh processes, as often as --repeats says: a round runs every one once, in
+    a random order. Overheads are medians of the rounds' ratios with 95 % intervals; where nothing was seen the table
+    says how small a difference would have been. Results go to a folder as they come, and Ctrl-C keeps what is there:
+    manifest.json, results.jsonl, results.sqlite (tables run, cells, counts, failures, canary) and table.txt.
+
+    Exit status: 0 all cells have finished; 3 some have failed, and the table says which; 1 capshm could not, or the
+    results are damaged; 2 a wrong command line or plan; 130 Ctrl-C.
 
     Parameters
     ----------
-    size
-        Bytes of the segment.
+    workloads
+        Their names; all without it. What is installed as a plug-in (entry point group capshm.workloads) is among them.
+    policies
+        Their names; all that are installed without it (entry point group capshm.policies).
+    sizes
+        Bytes, for all workloads; each workload's own without it.
+    trace
+        Also replay this recorded program: a file, or the name of a bundled one. May be given more than once.
+    plan
+        A TOML file with workloads, policies, sizes, traces, repeats, seed, baseline; the command line goes first.
     repeats
-        How often each operation is timed.
+        Rounds; 7, with --quick 3. Intervals need 5.
+    seed
+        Of the workloads and the order of cells: the same seed, the same work.
+    baseline
+        What policies are compared with: plain, which is shared memory without capshm, or a policy.
+    quick
+        A first look, in less than a minute: three rounds of smaller sizes.
+    dry_run
+        Show which cells would run, and for about how long; run none.
+    output
+        The folder for the results; a new one in results/ without it.
+    force
+        Replace the results that are in that folder.
+    show
+        Show the results of this folder again; run nothing.
     json_output
         Print one JSON document instead of the table.
     """
-    rows = [
-        _share("rwRW", "capabilities and data", size, repeats),
-        _share("rR", "capabilities may be loaded", size, repeats),
-        _share("rw", "data only", size, repeats),
-    ]
-    revoked = _revoke(size)
-    if json_output:
-        print(json.dumps({"size": size, "repeats": repeats, "mappings": [asdict(row) for row in rows], **revoked}))
-        return
-    print(f"A segment of {size:,} bytes, shared with a child made by fork; ns a granule, median of {repeats}.\n")
-    print(f"{'the child maps it':34} {'tag arrives':>11} {'tags after a raw overwrite':>27} {'store':>7} {'load':>7}")
-    for row in rows:
-        store = "faults" if row.store is None else f"{row.store:.1f}"
-        print(
-            f"{row.mapping + ': ' + row.meaning:34} {'yes' if row.tag_arrives else 'no':>11} "
-            f"{row.tags_left_by_overwrite:>27,} {store:>7} {row.load:>7.1f}"
+    if importlib.util.find_spec("scipy") is None:
+        raise CapshmError("compare needs scipy for its intervals, which is not installed: pip install 'capshm[lab]'")
+    from capshm.lab import plan as plans  # only here: `capshm --help` stays fast
+
+    if show is not None:
+        sys.exit(_show(show, is_json=json_output))
+    try:
+        line = plans.choose(
+            workloads=workloads,
+            policies=policies,
+            sizes=sizes,
+            traces=trace,
+            repeats=repeats,
+            seed=seed,
+            baseline=baseline,
         )
-    print(
-        "\nBaseline: rwRW, where the child may do what the parent may; the other rows show what a lesser mapping takes "
-        "away.\nr, w: data may be read, written; R, W: capabilities may be loaded, stored with their tags.\n"
-        "tag arrives: a capability that the parent stored is valid where the child loads it. tags after a raw\n"
-        "overwrite: what is left of a full segment whose first half was overwritten by pwrite. store, load: ns."
-    )
-    print(
-        f"\nRevocation: the world was stopped for {revoked['pause_us']:.0f} us; {revoked['found']:,} capabilities were "
-        f"looked at, {revoked['cleared']:,} revoked,\n"
-        f"and the child's own copy in a variable was {'still good' if revoked['child_tag'] else 'revoked too'}."
-    )
+        chosen = plans.complete(line, None if plan is None else plans.read(plan), quick=quick)
+    except plans.PlanError as error:
+        _complain([str(error)])
+        sys.exit(_WRONG_LINE)
+    if dry_run:
+        _print_plan(chosen)
+        return
+    folder = output or Path("results") / time.strftime("%Y-%m-%dT%H.%M.%SZ", time.gmtime())
+    sys.exit(_run(chosen, folder, is_forced=force, is_json=json_output))
 
 
-def _in_child(work: Callable[[], Answer]) -> Answer:
-    """Run `work` in a forked child and return what it returns, which must be plain data; tuples come back as lists."""
-    reader, writer = os.pipe()
+def _run(plan: Plan, folder: Path, *, is_forced: bool, is_json: bool) -> int:
+    """Run it, and print what there is, however the run ends. The exit status."""
+    from capshm.lab import database, facts, results, run
+    from capshm.lab.progress import Watch
 
-    def answer_parent() -> None:
-        os.write(writer, json.dumps(work()).encode())
-
-    pid = fork_to_run(answer_parent)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as answers:
-        text = answers.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status:
-        raise CapshmError(f"the child {pid} of the comparison ended with status {status}; what it said stands above")
-    answer: Answer = json.loads(text)
-    return answer
-
-
-def _time(operation: Callable[[], object], granules: int, repeats: int) -> float:
-    """Median ns a granule."""
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter_ns()
-        operation()
-        times.append((time.perf_counter_ns() - begin) / granules)
-    return statistics.median(times)
-
-
-def _share(permissions: str, meaning: str, size: int, repeats: int) -> Row:
-    with Segment(size) as segment:
-        granules = min(segment.length // GRANULE, 4096)
-        value = segment.root.with_bounds(64)
-        segment.root.fill_capabilities(0, segment.length // GRANULE, value)
-        mapped = segment.map(permissions)
-
-        def child() -> tuple[bool, float | None, float]:
-            tag = mapped.load_capability(0).tag
-            values = segment.root.load_capabilities(0, granules)
-            store = None
-            if "W" in permissions:
-                store = _time(lambda: mapped.store_capabilities(0, values), granules, repeats)
-            return tag, store, _time(lambda: mapped.load_capabilities(0, granules), granules, repeats)
-
-        tag, store, load = _in_child(child)
-        os.pwrite(segment.fd, bytes(segment.length // 2), 0)
-        left = sum(segment.root.load_capabilities(0, segment.length // GRANULE).tags)
-        return Row(permissions, meaning, tag, left, store, load)
+    manifest = results.Manifest(plan, facts.gather())
+    status = 0
+    with results.Results(folder, manifest, is_forced=is_forced) as filling:
+        try:
+            with Watch(plan) as watch:
+                run.run(plan, filling, watch)
+        except KeyboardInterrupt:
+            _complain(["interrupted; this is what has finished"])
+            status = _INTERRUPTED
+        except results.ResultsError as error:
+            _complain([str(error)])
+            status = _FAILED
+    records = results.read(folder).records
+    text = _print(manifest, records, is_json=is_json)
+    try:
+        results.write_table(folder, text)
+        database.build(folder, manifest, records)
+    except results.ResultsError as error:
+        _complain([str(error)])
+        status = status or _FAILED
+    print(f"results: {folder}", file=sys.stderr)
+    return status or _status(records)
 
 
-def _revoke(size: int) -> dict[str, float]:
-    """Revoke what a running child holds in memory and in a variable."""
-    with Segment(size) as segment:
-        freed = segment.root.with_bounds(64)
-        segment.root.fill_capabilities(GRANULE, segment.length // GRANULE - 1, freed)
-        ours, theirs = socket.socketpair()
-        pid = fork_to_run(lambda: _hold(segment.root.load_capability(GRANULE), theirs))
-        theirs.close()
-        with ours:
-            ours.recv(1)  # the child has its copy, or has died
-            Shadow().paint(freed)
-            begin = time.perf_counter_ns()
-            with closed_gate():
-                counts = segment.sweep()
-            pause = time.perf_counter_ns() - begin
-            ours.send(b"!")
-            tag = ours.recv(1)
-            Shadow().clear(freed)  # not before: the child sweeps its registers when it comes by
-        os.waitpid(pid, 0)
-    if not tag:
-        raise CapshmError(f"the child {pid} of the comparison died before it could say what its variable holds")
-    return {"pause_us": pause / 1000, "found": counts.found, "cleared": counts.cleared, "child_tag": tag[0]}
+def _show(folder: Path, *, is_json: bool) -> int:
+    """Print an existing folder's table. The exit status."""
+    from capshm.lab import results
+
+    found = results.read(folder)
+    _print(found.manifest, found.records, is_json=is_json)
+    if found.tail:
+        _complain([f"{folder / results.RESULTS} ends in a half-written line of {found.tail} bytes, which is left out"])
+    _complain(found.damages)
+    return _FAILED if found.damages else _status(found.records)
 
 
-def _hold(copy: Capability, parent: socket.socket) -> None:
-    parent.send(b"!")
-    parent.recv(1)
-    parent.send(bytes([copy.tag]))
+def _print(manifest: Manifest, records: Iterable[Record], *, is_json: bool) -> str:
+    """Print the table, or the JSON document; the table is returned in either case."""
+    import msgspec
+
+    from capshm.lab import summary, table
+
+    found = summary.summarize(manifest.plan, records)
+    text = table.text(manifest, found)
+    document = {"manifest": manifest, "lines": found.lines, "canary": found.canary, "failed": found.failed}
+    print(msgspec.json.encode(document).decode() if is_json else text, flush=True)
+    return text
+
+
+def _print_plan(plan: Plan) -> None:
+    from capshm.lab import table, workloads
+
+    print(f"{len(plan.cases) * len(plan.policies)} cells a round, {plan.repeats} rounds, seed {plan.seed}:\n")
+    for case in plan.cases:
+        print(f"  {case.label}, {table.size(case.size)}: {', '.join(plan.policies)}")
+        print(f"      {workloads.describe(case.workload)[0]}")
+    print(f"\nabout {table.duration(plan.seconds * 1e9)} on two slow processors")
+
+
+def _status(records: Iterable[Record]) -> int:
+    from capshm.lab.results import Failed
+
+    return _CELLS_FAILED if any(isinstance(record, Failed) for record in records) else 0
+
+
+def _complain(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"capshm compare: {line}", file=sys.stderr)

@@ -10,4 +10,18 @@ that no cell inherits anything of another.
     trace       the file of a recorded program, which the workload of that name replays
     recording   runs a program with the recorder (native/recorder)
     journals    what that has written down, made into a trace
+
+A comparison is many cells, and what they say. The runner forks no emulated process, so here libraries may have threads.
+
+    plan        which cells, how often, in which order
+    run         every cell in its process, one after the other
+    keeper      a process around each cell, which leaves nothing of it behind
+    canary      how far apart the machine's processors are just now
+    results     the folder, in which nothing that has finished is lost
+    database    the same for SQL
+    statistics  medians, overheads, and what could not have been seen
+    summary     what all records together say
+    table       that for people
+    progress    how far the run is
+    facts       the machine and the versions
 """

@@ -9,6 +9,7 @@ import pytest
 
 from bench import report
 from bench.figures import FIGURES
+from capshm.lab import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,6 +29,14 @@ def test_program_prints_what_the_readme_says(program: str, output: str) -> None:
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert sorted(run.stdout.splitlines()) == sorted(output.splitlines())
     assert run.stderr == ""
+
+
+def test_plan_of_the_readme_is_one(tmp_path: Path) -> None:
+    """The plan file that the README shows can be run as it stands."""
+    (text,) = re.findall(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (tmp_path / "plan.toml").write_text(text, encoding="utf-8")
+    chosen = plan.complete(plan.Choice(), plan.read(tmp_path / "plan.toml"))
+    assert (len(chosen.cases), chosen.repeats, chosen.seed) == (4, 15, 7)
 
 
 def test_commands_of_the_readme_are_targets() -> None:

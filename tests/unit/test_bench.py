@@ -10,7 +10,7 @@ import pytest
 
 from bench import __main__ as command
 from bench import growth, report
-from bench.figures import CANARY, FIGURES, Figure, Goal, Program
+from bench.figures import FIGURES, Figure, Goal, Program
 from bench.run import BenchError, Sample, Samples, needed, read_lines, resolve
 from native.variants import ROOT
 
@@ -78,11 +78,6 @@ def test_the_size_of_the_object_is_that_of_the_program(figure: Figure) -> None:
     size = re.search(r"\d+ [KMG]iB", figure.conditions)
     assert size is not None
     assert size[0] in (ROOT / figure.program.path).read_text(encoding="utf-8")
-
-
-def test_the_canary_is_in_the_tree() -> None:
-    """The program is there."""
-    assert (ROOT / CANARY.path).is_file()
 
 
 def test_needed_figures_come_first() -> None:

@@ -1,0 +1,80 @@
+"""results.sqlite: a run for SQL. It is made from the manifest and the records, and can be made again at any time.
+
+    run       key, value                                                     what the manifest says
+    cells     id, round, workload, size, trace, policy, seed,                a row a cell that has finished
+              wall_ns, cpu_ns, setup_ns
+    counts    cell, name, value                                              operations, crossed, rederived, ...
+    failures  round, workload, size, trace, policy, seed, message            a row a cell that has failed
+    canary    round, microseconds
+
+For example, the fastest of each:
+
+    SELECT workload, size, policy, min(wall_ns) / 1e6 AS ms FROM cells GROUP BY 1, 2, 3;
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from capshm.lab.plan import Cell
+from capshm.lab.results import DATABASE, Canary, Failed, Manifest, Measured, Record, ResultsError
+
+_TABLES = """
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE cells (
+    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
+    policy TEXT NOT NULL, seed INTEGER NOT NULL,
+    wall_ns INTEGER NOT NULL, cpu_ns INTEGER NOT NULL, setup_ns INTEGER NOT NULL
+);
+CREATE TABLE counts (cell INTEGER NOT NULL REFERENCES cells, name TEXT NOT NULL, value INTEGER NOT NULL);
+CREATE TABLE failures (
+    round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT, policy TEXT NOT NULL,
+    seed INTEGER NOT NULL, message TEXT NOT NULL
+);
+CREATE TABLE canary (round INTEGER NOT NULL, microseconds REAL);
+"""
+
+
+def build(folder: Path, manifest: Manifest, records: Iterable[Record]) -> None:
+    """Make the folder's database, in place of one that is there. ResultsError: it cannot be; no part is left."""
+    path = folder / DATABASE
+    new = path.with_name(path.name + ".new")
+    try:
+        new.unlink(missing_ok=True)
+        with closing(sqlite3.connect(new)) as connection, connection:
+            connection.executescript(_TABLES)
+            _fill(connection, manifest, records)
+        new.replace(path)
+    except (OSError, sqlite3.Error) as error:
+        new.unlink(missing_ok=True)
+        raise ResultsError(f"cannot write {path}: {error}; the results themselves are whole") from error
+
+
+def _fill(connection: sqlite3.Connection, manifest: Manifest, records: Iterable[Record]) -> None:
+    facts = msgspec.structs.asdict(manifest.facts) | {
+        "schema": manifest.schema,
+        "plan": msgspec.json.encode(manifest.plan).decode(),
+    }
+    connection.executemany("INSERT INTO run VALUES (?, ?)", [(key, str(value)) for key, value in facts.items()])
+    for record in records:
+        match record:
+            case Measured(round=number, cell=cell, result=result):
+                times = (result.wall_ns, result.cpu_ns, result.setup_ns)
+                row = connection.execute(
+                    "INSERT INTO cells VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, *_key(cell), *times)
+                ).lastrowid
+                counts = [(row, name, value) for name, value in result.counts.items()]
+                connection.executemany("INSERT INTO counts VALUES (?, ?, ?)", counts)
+            case Failed(round=number, cell=cell, message=message):
+                connection.execute("INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *_key(cell), message))
+            case Canary(round=number, microseconds=microseconds):
+                connection.execute("INSERT INTO canary VALUES (?, ?)", (number, microseconds))
+
+
+def _key(cell: Cell) -> tuple[str, int, str | None, str, int]:
+    return cell.case.workload, cell.case.size, cell.case.trace, cell.policy, cell.seed

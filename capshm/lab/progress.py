@@ -1,0 +1,62 @@
+"""How far a run is: a bar on a terminal, a line for each round elsewhere; on standard error, away from the table.
+
+The bar has a thread of its own. The runner may have one, since it forks no emulated process: cells are programs.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from capshm.lab.plan import Cell, Plan
+from capshm.lab.results import Failed, Measured
+
+
+class Watch:
+    """Watches a run; a context manager."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._round = 0
+        console = Console(file=sys.stderr, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=plan.repeats * len(plan.cases) * len(plan.policies))
+
+    def begin_round(self, number: int) -> None:
+        """A round begins; from 1."""
+        self._round = number
+        if self._bar.disable:
+            print(f"round {number} of {self._plan.repeats}", file=sys.stderr, flush=True)
+
+    def begin_cell(self, cell: Cell) -> None:
+        """A cell begins."""
+        what = f"round {self._round} of {self._plan.repeats}: {cell.case.label}, {cell.policy}"
+        self._bar.update(self._task, description=what)
+
+    def end_cell(self, outcome: Measured | Failed) -> None:
+        """It has ended; one that failed is told at once."""
+        self._bar.advance(self._task)
+        if isinstance(outcome, Failed):
+            case, policy = outcome.cell.case, outcome.cell.policy
+            self._bar.console.print(f"failed: {case.label}, {policy}: {outcome.message.splitlines()[-1]}", markup=False)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()

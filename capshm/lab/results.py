@@ -1,0 +1,197 @@
+"""A results folder: what was planned, where, and every cell that has finished.
+
+    manifest.json    schema version, the plan, the facts of the machine; written first, whole or not at all
+    results.jsonl    one `Record` a line, only ever appended to, and on the disk before the next cell begins
+    results.sqlite   the same for SQL, made from the two above (capshm.lab.database)
+    table.txt        the table as it was printed
+
+The first two are the result, and enough to go on with a run. A death in the middle of a line leaves a half-written
+tail, which readers drop and say so; there is no other way to lose a cell that has finished.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self, TypeAlias
+
+import msgspec
+
+from capshm.errors import CapshmError
+from capshm.lab.facts import Facts
+from capshm.lab.plan import Cell, Plan
+
+SCHEMA = 1
+MANIFEST, RESULTS, DATABASE, TABLE = "manifest.json", "results.jsonl", "results.sqlite", "table.txt"
+
+
+class ResultsError(CapshmError):
+    """A results folder cannot be made, written or read; what was in it before still is."""
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was to be run, and where."""
+
+    plan: Plan
+    facts: Facts
+    schema: int = SCHEMA
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a cell tells of itself. cpu_ns: of all its processes; setup_ns: all before the measured section."""
+
+    wall_ns: int
+    cpu_ns: int
+    setup_ns: int
+    counts: dict[str, int]
+
+
+class Measured(msgspec.Struct, frozen=True, tag="measured"):
+    """A cell that has finished."""
+
+    round: int
+    cell: Cell
+    result: Result
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """A cell that has not: what it said."""
+
+    round: int
+    cell: Cell
+    message: str
+
+
+class Canary(msgspec.Struct, frozen=True, tag="canary"):
+    """Taken at a round's begin. microseconds: None where two processes cannot spin."""
+
+    round: int
+    microseconds: float | None
+
+
+Record: TypeAlias = Measured | Failed | Canary
+
+
+class Found(NamedTuple):
+    """What a folder holds. tail: bytes of a half-written last line. damages: what else is no record, and where."""
+
+    manifest: Manifest
+    records: list[Record]
+    tail: int
+    damages: list[str]
+
+
+class Results:
+    """A folder that is being filled. A context manager that closes it.
+
+    folder: made with its parents; one that holds anything is refused, unless is_forced: then an older run's files are
+    replaced, and no others touched. ResultsError: it could not be made.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, is_forced: bool = False) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not is_forced and any(folder.iterdir()):
+                raise ResultsError(f"{folder} is not empty: name another folder, or say --force to replace its results")
+            for name in (RESULTS, DATABASE, TABLE):
+                (folder / name).unlink(missing_ok=True)
+            _write_whole(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
+            self._fd = os.open(folder / RESULTS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            _sync_names(folder)
+        except OSError as error:
+            raise ResultsError(f"cannot make the results folder {folder}: {error}") from error
+        self._size = 0
+
+    def append(self, record: Record) -> None:
+        """Add a record; it is on the disk when this returns. ResultsError: it is not, and none before it is lost."""
+        line = memoryview(msgspec.json.encode(record) + b"\n")
+        written = 0
+        try:
+            while written < len(line):
+                written += os.pwrite(self._fd, line[written:], self._size + written)
+            os.fsync(self._fd)
+        except OSError as error:
+            os.ftruncate(self._fd, self._size)
+            raise ResultsError(
+                f"cannot write to {self.folder / RESULTS}: {error.strerror}; the cells before this one are in it"
+            ) from error
+        self._size += len(line)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read(folder: Path) -> Found:
+    """Everything whole in a folder. ResultsError: it is no results folder, of another schema, or not to be read."""
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        lines = (folder / RESULTS).read_bytes()
+    except OSError as error:
+        raise ResultsError(f"{folder} holds no results: {error}") from error
+    *whole, tail = lines.split(b"\n")
+    records: list[Record] = []
+    damages = []
+    for number, line in enumerate(whole, 1):
+        try:
+            records.append(_record_decoder.decode(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            damages.append(f"{folder / RESULTS}, line {number}: no record: {error}")
+    return Found(_read_manifest(folder / MANIFEST, text), records, len(tail), damages)
+
+
+def write_table(folder: Path, text: str) -> None:
+    """Keep the table as it was printed. ResultsError: it cannot be written."""
+    try:
+        _write_whole(folder / TABLE, text.encode())
+    except OSError as error:
+        raise ResultsError(f"cannot write {folder / TABLE}: {error.strerror}") from error
+
+
+class _Version(msgspec.Struct):
+    schema: int
+
+
+_record_decoder = msgspec.json.Decoder(Record, strict=True)
+
+
+def _read_manifest(path: Path, text: bytes) -> Manifest:
+    try:
+        version = msgspec.json.decode(text, type=_Version).schema
+        if version != SCHEMA:
+            raise ResultsError(f"{path} is of schema {version}; this version of capshm reads {SCHEMA}")
+        return msgspec.json.decode(text, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path} is damaged: {error}") from error
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Replace a file by one rename, so that it is never there in part."""
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def _sync_names(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,270 @@
+"""`capshm compare` when something goes wrong: Ctrl-C, deaths, failing cells, full disks.
+
+What has finished is kept, and no process is left: `scene` waits until this session has no other.
+"""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from capshm.lab import results
+from capshm.lab.results import Failed, Measured, Record
+from tests.faults import plugins
+from tests.faults.isolation import isolated
+from tests.faults.residue import wait_until_alone
+
+WORKS, HANGS, RAISES, DIES, STRAYS, LIES = range(1 << 16, (1 << 16) + 6)
+SIZES = {"WORKS": WORKS, "HANGS": HANGS, "RAISES": RAISES, "DIES": DIES, "STRAYS": STRAYS, "LIES": LIES}
+PLUGIN = """
+'''Works, or does something else: its size says what.'''
+
+import os
+import signal
+
+DEFAULT_SIZE = {WORKS}
+
+
+def run(setting):
+    with setting.measured():
+        if setting.size == {HANGS}:
+            os.fork()
+            hang(os.open({fifo!r}, os.O_WRONLY))
+        if setting.size == {RAISES}:
+            raise ValueError("no more paper")
+        if setting.size == {DIES}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if setting.size == {STRAYS}:
+            read, write = os.pipe()
+            if os.fork() == 0:
+                if os.fork() == 0:
+                    hang(write)
+                os._exit(0)
+            os.read(read, 1)
+        if setting.size == {LIES}:
+            print("a word of its own")
+        sum(range(10_000))
+
+
+def hang(told):
+    '''In a group of its own, where no signal but SIGKILL reaches it.'''
+    os.setpgid(0, 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    os.write(told, b"!")
+    while True:
+        signal.pause()
+"""
+
+
+class Done(NamedTuple):
+    """How a command has ended."""
+
+    status: int
+    output: str
+    messages: str
+
+
+class Scene:
+    """Comparisons of plain with a policy, by that workload. Its sizes say what happens."""
+
+    def __init__(self, folder: Path, policy: str) -> None:
+        self.results = folder / "results"
+        self._policy = policy
+        self._fifo = folder / "fifo"
+        os.mkfifo(self._fifo)
+        self._environment = plugins.install(folder, PLUGIN.format(**SIZES, fifo=str(self._fifo)), workloads="toy")
+
+    def start(self, *sizes: int, repeats: int = 2, limit: int = resource.RLIM_INFINITY) -> subprocess.Popen[str]:
+        """limit: bytes that any file may have."""
+        words = [
+            "--workloads",
+            "toy",
+            "--repeats",
+            str(repeats),
+            "--sizes",
+            *map(str, sizes),
+            "--policies",
+            self._policy,
+        ]
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "capshm", "compare", *words, "--output", str(self.results)],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=partial(_prepare, limit),
+        )
+
+    def run(self, *sizes: int, repeats: int = 2, limit: int = resource.RLIM_INFINITY) -> Done:
+        """The same, to its end."""
+        return self.end(self.start(*sizes, repeats=repeats, limit=limit))
+
+    def end(self, runner: subprocess.Popen[str]) -> Done:
+        """Wait for its end."""
+        with runner:
+            output, messages = runner.communicate()
+        return Done(runner.returncode, output, messages)
+
+    def wait_until_hanging(self, count: int) -> None:
+        """Return when so many processes hang."""
+        with self._fifo.open("rb", buffering=0) as fifo:
+            while count:
+                count -= len(fifo.read(count))
+
+    def show(self) -> Done:
+        """What the command shows of the folder afterwards."""
+        command = [sys.executable, "-P", "-m", "capshm", "compare", "--show", str(self.results)]
+        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def records(self) -> list[Record]:
+        """What has finished, of a folder that is whole."""
+        found = results.read(self.results)
+        assert (found.tail, found.damages) == (0, [])
+        return found.records
+
+    def check_what_has_finished(self) -> None:
+        """All cells before the first that hangs, and no others."""
+        cells = results.read(self.results).manifest.plan.round(1)
+        hanging = next(number for number, cell in enumerate(cells) if cell.case.size == HANGS)
+        assert [record.cell for record in self.records() if isinstance(record, Measured)] == cells[:hanging]
+
+
+def _prepare(limit: int) -> None:
+    """Before the command runs: whoever started these tests in the background has had Ctrl-C ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+
+@contextmanager
+def scene(policy: str = "open") -> Iterator[Scene]:
+    """With nothing left of it at the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Scene(Path(folder), policy)
+        wait_until_alone()
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_ctrl_c_ends_the_cell_and_shows_what_has_finished() -> None:
+    """Status 130, the table, the whole folder; and of the cell, which had signals blocked, nothing is left."""
+    with scene() as here:
+        runner = here.start(WORKS, HANGS)
+        here.wait_until_hanging(2)
+        os.kill(runner.pid, signal.SIGINT)
+        done = here.end(runner)
+        assert done.status == 130
+        assert "interrupted" in done.messages
+        assert "of 2 rounds" in done.output
+        here.check_what_has_finished()
+        assert (here.results / results.TABLE).read_text(encoding="utf-8").strip() == done.output.strip()
+        assert (here.results / results.DATABASE).exists()
+        assert here.show() == Done(0, done.output, "")
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_when_the_runner_is_killed_its_cell_goes_too() -> None:
+    """What has finished is there, and is shown."""
+    with scene() as here:
+        runner = here.start(WORKS, HANGS)
+        here.wait_until_hanging(2)
+        runner.kill()
+        assert here.end(runner).status == -signal.SIGKILL
+        wait_until_alone()
+        here.check_what_has_finished()
+        assert here.show().status == 0
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_cells_that_fail_are_told_and_the_others_run() -> None:
+    """Status 3; each failure with the cell's own words, or with the signal that ended it."""
+    with scene() as here:
+        done = here.run(WORKS, RAISES, DIES, LIES)
+        assert done.status == 3
+        failures = [record for record in here.records() if isinstance(record, Failed)]
+        said = {RAISES: "ValueError: no more paper", DIES: "status 137", LIES: "no result"}
+        assert len(failures) == 3 * 2 * 2  # sizes, policies, rounds
+        assert all(said[each.cell.case.size] in each.message for each in failures)
+        measured = [record for record in here.records() if isinstance(record, Measured)]
+        assert [each.cell.case.size for each in measured] == [WORKS] * 4
+        assert "12 cells failed" in done.output
+        assert "ValueError: no more paper" in done.messages
+        assert here.show().status == 3
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_what_a_cell_leaves_behind_is_ended() -> None:
+    """A grandchild whose parents are gone, in a process group of its own; the cell itself has done its work."""
+    with scene() as here:
+        assert here.run(STRAYS).status == 0
+        wait_until_alone()
+        assert len([record for record in here.records() if isinstance(record, Measured)]) == 4
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_a_file_that_may_not_grow_ends_the_run() -> None:
+    """Status 1 with the reason; the records before it are whole, and their table is printed."""
+    with scene() as here:
+        done = here.run(WORKS, repeats=100, limit=2048)
+        assert done.status == 1
+        assert "results.jsonl: File too large; the cells before this one are in it" in done.messages
+        assert len(here.records()) > 3
+        assert (here.results / results.RESULTS).stat().st_size <= 2048
+        assert here.show().output == done.output
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_a_full_disk_ends_the_run() -> None:
+    """The same with a file system of two pages, which a user may mount for himself where the kernel lets him."""
+    with tempfile.TemporaryDirectory() as folder:
+        mount = ["unshare", "--map-root-user", "--mount", "sh", "-ec"]
+        if subprocess.run([*mount, f"mount -t tmpfs tmpfs {folder}"], capture_output=True, check=False).returncode:
+            pytest.skip("this machine lets no user mount a file system of his own")
+        environment = plugins.install(Path(folder), PLUGIN.format(**SIZES, fifo=""), workloads="toy")
+        script = (
+            f"mkdir {folder}/disk; mount -t tmpfs -o size=8k tmpfs {folder}/disk; cd {folder}/disk; "
+            f"capshm='{sys.executable} -P -m capshm compare'; "
+            f"$capshm --workloads toy --policies open --repeats 100 --output run >{folder}/first || status=$?; "
+            f"echo $status; $capshm --show run >{folder}/second; cmp {folder}/first {folder}/second"
+        )
+        done = subprocess.run([*mount, script], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "1\n"
+        assert "results.jsonl: No space left on device" in done.stderr
+        wait_until_alone()
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_damage_is_told_and_the_rest_is_shown() -> None:
+    """A half-written tail, as a death leaves it, is no failure; a damaged line is."""
+    with scene() as here:
+        assert here.run(WORKS).status == 0
+        path = here.results / results.RESULTS
+        whole = path.read_bytes()
+        path.write_bytes(whole + b'{"type":"meas')
+        shown = here.show()
+        assert (shown.status, "half-written line of 13 bytes" in shown.messages) == (0, True)
+        path.write_bytes(whole.replace(b"wall_ns", b"wall_nz", 1))
+        shown = here.show()
+        assert shown.status == 1
+        assert "no record" in shown.messages
+        assert "of 2 rounds" in shown.output
+        (here.results / results.MANIFEST).unlink()
+        shown = here.show()
+        assert (shown.status, shown.output) == (1, "")
+        assert "holds no results" in shown.messages

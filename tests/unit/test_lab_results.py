@@ -1,0 +1,145 @@
+"""Results folders: what is written is found again, damage is found, and SQL has the same."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from capshm.lab import database, facts, results
+from capshm.lab.plan import Case, Cell, Plan
+from capshm.lab.results import Canary, Failed, Manifest, Measured, Record, Result, Results, ResultsError
+
+CASE = Case("prefork", 1 << 20)
+TRACED = Case("trace", 4096, "/somewhere/build.trace")
+PLAN = Plan(cases=(CASE, TRACED), policies=("plain", "open"), baseline="plain", repeats=2, seed=5)
+RECORDS: list[Record] = [
+    Canary(1, 0.15),
+    Measured(1, Cell(CASE, "plain", 5), Result(100, 90, 20, {"operations": 7, "crossed": 0})),
+    Measured(1, Cell(TRACED, "open", 5), Result(200, 190, 30, {"operations": 9, "crossed": 4})),
+    Failed(1, Cell(CASE, "open", 5), "CellFailed: a worker\nwas killed: “±”"),
+    Canary(2, None),
+]
+
+
+def a_folder(path: Path, records: list[Record] = RECORDS) -> Path:
+    """One with these records."""
+    with Results(path, Manifest(PLAN, facts.gather())) as filling:
+        for record in records:
+            filling.append(record)
+    return path
+
+
+def test_what_is_written_is_found_again(tmp_path: Path) -> None:
+    """Manifest and records, in their order; folders above are made."""
+    folder = a_folder(tmp_path / "deep" / "down")
+    found = results.read(folder)
+    assert found.manifest.plan == PLAN
+    assert found.manifest.schema == results.SCHEMA
+    assert found.records == RECORDS
+    assert (found.tail, found.damages) == (0, [])
+
+
+def test_each_record_is_there_when_append_returns(tmp_path: Path) -> None:
+    """Another reader sees it, while the folder is still open."""
+    with Results(tmp_path / "run", Manifest(PLAN, facts.gather())) as filling:
+        for count, record in enumerate(RECORDS, 1):
+            filling.append(record)
+            assert results.read(tmp_path / "run").records == RECORDS[:count]
+
+
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
+    """Not even what is no result; with force, an older run goes and other files stay."""
+    folder = a_folder(tmp_path / "run")
+    (folder / results.TABLE).write_text("old", encoding="utf-8")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    before = (folder / results.RESULTS).read_bytes()
+    with pytest.raises(ResultsError, match="--force"):
+        Results(folder, Manifest(PLAN, facts.gather()))
+    assert (folder / results.RESULTS).read_bytes() == before
+    with Results(folder, Manifest(PLAN, facts.gather()), is_forced=True):
+        pass
+    assert results.read(folder).records == []
+    assert not (folder / results.TABLE).exists()
+    assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    """Where a folder should be; it stays."""
+    (tmp_path / "run").write_text("mine", encoding="utf-8")
+    with pytest.raises(ResultsError, match="cannot make the results folder"):
+        Results(tmp_path / "run", Manifest(PLAN, facts.gather()))
+    assert (tmp_path / "run").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_half_written_tail_is_dropped_wherever_it_was_cut(tmp_path: Path) -> None:
+    """Cut at every byte of the last line: all before it are found, and the tail's length is told."""
+    folder = a_folder(tmp_path / "run")
+    whole = (folder / results.RESULTS).read_bytes()
+    begin = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(begin, len(whole)):
+        (folder / results.RESULTS).write_bytes(whole[:end])
+        found = results.read(folder)
+        assert found.records == RECORDS[:-1]
+        assert found.tail == end - begin
+        assert found.damages == []
+
+
+@pytest.mark.parametrize("line", [b"\xff\xff", b"{}", b'{"type": "measured", "round": "1"}', b"", b"[1, 2]", b"null"])
+def test_damaged_lines_are_named_and_the_others_kept(tmp_path: Path, line: bytes) -> None:
+    """With file and line number."""
+    folder = a_folder(tmp_path / "run")
+    lines = (folder / results.RESULTS).read_bytes().splitlines()
+    lines[1] = line
+    (folder / results.RESULTS).write_bytes(b"\n".join(lines) + b"\n")
+    found = results.read(folder)
+    assert found.records == [RECORDS[0], *RECORDS[2:]]
+    assert len(found.damages) == 1
+    assert "results.jsonl, line 2: no record" in found.damages[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged"),
+        (b"{", "damaged"),
+        (b'{"schema": 1}', "damaged"),
+        (b'{"schema": 2}', "schema 2; this version of capshm reads 1"),
+        (b"\xff", "damaged"),
+    ],
+)
+def test_a_folder_without_a_good_manifest_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    """Damaged, or of a later version."""
+    folder = a_folder(tmp_path / "run")
+    (folder / results.MANIFEST).write_bytes(content)
+    with pytest.raises(ResultsError, match=message):
+        results.read(folder)
+
+
+@pytest.mark.parametrize("name", [results.MANIFEST, results.RESULTS])
+def test_a_folder_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    """Both are needed."""
+    folder = a_folder(tmp_path / "run")
+    (folder / name).unlink()
+    with pytest.raises(ResultsError, match="holds no results"):
+        results.read(folder)
+
+
+def test_sql_has_the_same(tmp_path: Path) -> None:
+    """Every record in its table; building it again replaces it."""
+    folder = a_folder(tmp_path / "run")
+    for _ in range(2):
+        database.build(folder, results.read(folder).manifest, RECORDS)
+    with closing(sqlite3.connect(folder / results.DATABASE)) as connection:
+        ask = connection.execute
+        assert ask("SELECT * FROM cells").fetchall() == [
+            (1, 1, "prefork", 1 << 20, None, "plain", 5, 100, 90, 20),
+            (2, 1, "trace", 4096, "/somewhere/build.trace", "open", 5, 200, 190, 30),
+        ]
+        assert ask("SELECT cell, value FROM counts WHERE name = 'crossed' ORDER BY cell").fetchall() == [(1, 0), (2, 4)]
+        assert ask("SELECT policy, message FROM failures").fetchall() == [
+            ("open", "CellFailed: a worker\nwas killed: “±”")
+        ]
+        assert ask("SELECT * FROM canary").fetchall() == [(1, 0.15), (2, None)]
+        assert ask("SELECT value FROM run WHERE key = 'schema'").fetchall() == [("1",)]
+        assert ask("SELECT value FROM run WHERE key = 'machine'").fetchone()[0]
