@@ -169,7 +169,8 @@ def _print_plan(plan: Plan) -> None:
 
     print(f"{len(plan.cases) * len(plan.policies)} cells a round, {plan.repeats} rounds, seed {plan.seed}:\n")
     for case in plan.cases:
-        print(f"  {case.label}, {table.size(case.size)}: {', '.join(plan.policies)}")
+        size = "" if case.trace else f", {table.size(case.size)}"
+        print(f"  {case.label}{size}: {', '.join(plan.policies)}")
         print(f"      {workloads.describe(case.workload)[0]}")
     print(f"\nabout {table.duration(plan.seconds * 1e9)} on two slow processors")
 

@@ -18,7 +18,7 @@ _TIMES = 3.0  # an overhead from here on is shown as a multiple
 _LEGEND = """\
 median: wall time of the measured section, without starting and filling. over X: how much longer it takes than X, the
 median of the rounds' ratios, with its 95 % interval. none seen, < 3 %: a difference of 3 % would have been seen, and
-there was none. not enough repeats: an interval needs five.
+there was none. too few: not enough repeats for an interval, which needs five.
 
 crossed: capabilities that a process loaded with the tag that another had stored. rederived: values that came without,
 so that the program made a capability of its own from them. refused: calls that the policy refused. Counts of one run.
@@ -52,7 +52,7 @@ def _rows(lines: Sequence[Line], references: Sequence[str]) -> Iterator[str]:
         rows.append(
             [
                 line.case.label if is_first else "",
-                size(line.case.size) if is_first else "",
+                size(line.case.size) if is_first and line.case.trace is None else "",
                 line.policy,
                 "failed" if line.wall is None else duration(line.wall.value),
                 *(overhead(line.over[name]) if name in line.over else "" for name in references),
@@ -84,9 +84,9 @@ def _canary(round_trips: Sequence[float]) -> str:
 
 
 def overhead(found: Overhead) -> str:
-    """In words: "+19.6 % [+18.1, +21.0]", "× 3.4 [3.3, 3.6]", or "none seen, < 2.1 %"."""
+    """In words: "+19.6 % [+18.1, +21.0]", "× 3.4 [3.3, 3.6]", "none seen, < 2.1 %", or "+20.0 % [too few]"."""
     if found.interval is None or found.smallest is None:
-        return f"{_change(found.ratio)}, not enough repeats"
+        return f"{_change(found.ratio)} [too few]"
     if not found.is_seen:
         return f"none seen, < {significant(100 * max(found.smallest, *_distances(found)))} %"
     number = significant if found.ratio >= _TIMES else _percent
@@ -106,7 +106,8 @@ def _change(ratio: float) -> str:
 
 
 def _percent(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+,.1f}"
+    change = 100 * (ratio - 1)
+    return f"{change:+,.1f}" if abs(change) < 100 else f"{change:+,.0f}"
 
 
 def duration(nanoseconds: float) -> str:
