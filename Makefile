@@ -27,7 +27,8 @@ ASAN_TESTS ?= $(filter-out tests/unit/test_model% tests/unit/test_bench% tests/u
     tests/unit/test_lab% tests/unit/test_commands% tests/unit/test_broker% tests/unit/test_allocator% \
     tests/properties/test_model_address_space% tests/properties/test_machine% tests/properties/test_allocator% \
     tests/faults/test_machine% tests/faults/test_load% tests/faults/test_broker% \
-    tests/faults/test_going_round% tests/faults/test_record%, \
+    tests/faults/test_going_round% tests/faults/test_record% tests/unit/test_compare% \
+    tests/faults/test_compare%, \
     $(wildcard tests/unit/test_*.py tests/properties/test_*.py tests/faults/test_*.py))
 
 VENV := .venv
