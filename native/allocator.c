@@ -1,38 +1,21 @@
-/* allocator.c: malloc as operations on capabilities, the quarantine, and its passes. */
+/* allocator.c: malloc and the passes of its quarantine, as operations on capabilities. */
 #include "allocator.h"
 
 #include <sched.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 
 #include "capshm.h"
 #include "checks.h"
+#include "quarantine.h"
 #include "slots.h"
 
 enum {
-    FIRST_RANGES = 1024,
     FREED_AT_ONCE = 4096, /* slots in one operation: who stops the world does not wait for more */
     LEAST_MEMORY = 1 << 15, /* bytes that can be handed in */
 };
 
-/* Slots in quarantine. An array that doubles, so that a pass can be given all of it. */
-struct ranges {
-    struct allocator_range *first;
-    uint64_t count;
-    uint64_t capacity;
-    uint64_t bytes;
-};
-
-static struct allocator {
-    struct allocator_policy policy;
-    struct ranges waiting;
-    struct ranges passing; /* of the pass that is under way, or that was not completed */
-    _Atomic bool is_passing;
-    uint64_t bytes; /* of slots that are not free */
-    uint64_t passes;
-} allocator;
-
+static struct quarantine quarantine;
+static uint64_t heap_bytes; /* of slots that are not free */
 static _Atomic bool is_locked;
 
 /* Into an operation, with the lock. Whoever has the lock is inside one: it waits for nothing, and a fork finds the lock
@@ -74,13 +57,7 @@ static void fill(uint32_t into, struct slot slot, uint64_t length) {
     const uint32_t permissions = capability_permissions(value.metadata) & ~(uint32_t)PERMISSION_SW_VMEM;
     value.metadata = capability_with_permissions(value.metadata, permissions);
     register_set(&register_file[into], value, tag);
-    allocator.bytes += slot.span->slot_size;
-}
-
-static bool is_pass_due(void) {
-    const struct allocator_policy *const policy = &allocator.policy;
-    return allocator.waiting.count > 0 && !allocator.is_passing && allocator.bytes >= policy->floor &&
-           allocator.waiting.bytes * policy->denominator >= allocator.bytes * policy->numerator;
+    heap_bytes += slot.span->slot_size;
 }
 
 enum status capshm_allocator_take(uint64_t size, uint32_t into) {
@@ -89,7 +66,7 @@ enum status capshm_allocator_take(uint64_t size, uint32_t into) {
     const enum status entered = enter(into);
     if (unlikely(entered != STATUS_OK))
         return entered;
-    if (unlikely(is_pass_due()))
+    if (unlikely(quarantine_is_pass_due(&quarantine, heap_bytes)))
         return leave(STATUS_REVOCATION_DUE);
     if (unlikely(is_beyond_arena(size)))
         return leave(STATUS_MEMORY_NEEDED);
@@ -194,23 +171,8 @@ enum status capshm_allocator_resize(uint32_t pointer, uint64_t size) {
     return leave(size <= present && present - size <= present / 2 ? STATUS_OK : STATUS_MUST_MOVE);
 }
 
-/* Room for so many. */
-static bool has_room(struct ranges *ranges, uint64_t count) {
-    if (likely(count <= ranges->capacity))
-        return true;
-    uint64_t capacity = ranges->capacity == 0 ? FIRST_RANGES : ranges->capacity;
-    while (capacity < count)
-        capacity *= 2;
-    struct allocator_range *const grown = realloc(ranges->first, capacity * sizeof *grown);
-    if (grown == NULL)
-        return false;
-    ranges->first = grown;
-    ranges->capacity = capacity;
-    return true;
-}
-
 static void set_free(struct slot slot) {
-    allocator.bytes -= slot.span->slot_size;
+    heap_bytes -= slot.span->slot_size;
     slot_set_free(slot);
 }
 
@@ -223,17 +185,14 @@ enum status capshm_allocator_give_back(uint32_t pointer) {
     const struct slot slot = find(pointer);
     if (unlikely(slot.span == NULL))
         return leave(STATUS_NOT_ALLOCATED);
-    if (!allocator.policy.is_quarantining) {
+    if (!quarantine.policy.is_quarantining) {
         set_free(slot);
         return leave(slot_is_mapping(slot) ? STATUS_MEMORY_UNUSED : STATUS_OK);
     }
-    struct ranges *const waiting = &allocator.waiting;
-    if (!has_room(waiting, waiting->count + 1))
+    if (!quarantine_add(&quarantine, (struct allocator_range){slot_address(slot), slot.span->slot_size}))
         return leave(STATUS_NO_MEMORY);
-    waiting->first[waiting->count++] = (struct allocator_range){slot_address(slot), slot.span->slot_size};
-    waiting->bytes += slot.span->slot_size;
     slot_set_quarantined(slot);
-    return leave(allocator.policy.is_every_free ? STATUS_REVOCATION_DUE : STATUS_OK);
+    return leave(quarantine.policy.is_every_free ? STATUS_REVOCATION_DUE : STATUS_OK);
 }
 
 enum status capshm_allocator_unused(uint32_t into) {
@@ -266,58 +225,34 @@ enum status capshm_allocator_set_policy(const struct allocator_policy *policy) {
     const enum status entered = enter(0);
     if (entered != STATUS_OK)
         return entered;
-    allocator.policy = *policy;
+    quarantine.policy = *policy;
     return leave(STATUS_OK);
-}
-
-/* All that waits belongs to the pass. False: no memory, and nothing has changed. */
-static bool move_to_pass(void) {
-    struct ranges *const passing = &allocator.passing;
-    struct ranges *const waiting = &allocator.waiting;
-    if (passing->count == 0) {
-        const struct ranges empty = *passing;
-        *passing = *waiting;
-        *waiting = empty;
-        return true;
-    }
-    if (!has_room(passing, passing->count + waiting->count))
-        return false;
-    if (waiting->count > 0)
-        memcpy(&passing->first[passing->count], waiting->first, waiting->count * sizeof *waiting->first);
-    passing->count += waiting->count;
-    passing->bytes += waiting->bytes;
-    waiting->count = waiting->bytes = 0;
-    return true;
 }
 
 enum status capshm_allocator_begin_pass(const struct allocator_range **ranges, uint64_t *count) {
     const enum status entered = enter(0);
     if (entered != STATUS_OK)
         return entered;
-    if (allocator.is_passing)
+    if (quarantine.is_passing)
         return leave(STATUS_PASS_UNDER_WAY);
-    if (!move_to_pass())
+    if (!quarantine_move_to_pass(&quarantine))
         return leave(STATUS_NO_MEMORY);
-    if (allocator.passing.count == 0)
+    if (quarantine.passing.count == 0)
         return leave(STATUS_NOT_ALLOCATED);
-    allocator.is_passing = true;
-    *ranges = allocator.passing.first;
-    *count = allocator.passing.count;
+    quarantine.is_passing = true;
+    *ranges = quarantine.passing.first;
+    *count = quarantine.passing.count;
     return leave(STATUS_OK);
 }
 
 /* Frees slots of the pass, FREED_AT_ONCE at most. */
 static void free_some(void) {
-    struct ranges *const passing = &allocator.passing;
-    for (uint32_t i = 0; i < FREED_AT_ONCE && passing->count > 0; i++) {
-        const struct allocator_range range = passing->first[--passing->count];
-        passing->bytes -= range.length;
-        set_free(slots_find(range.start));
-    }
+    for (uint32_t i = 0; i < FREED_AT_ONCE && quarantine.passing.count > 0; i++)
+        set_free(slots_find(quarantine_take_from_pass(&quarantine).start));
 }
 
 enum status capshm_allocator_end_pass(bool is_revoked) {
-    if (!allocator.is_passing)
+    if (!quarantine.is_passing)
         return STATUS_INVALID;
     enum status status = STATUS_OK;
     for (bool has_more = is_revoked; has_more && status == STATUS_OK;) {
@@ -325,11 +260,11 @@ enum status capshm_allocator_end_pass(bool is_revoked) {
         if (status != STATUS_OK)
             break;
         free_some();
-        has_more = allocator.passing.count > 0;
-        allocator.passes += !has_more;
+        has_more = quarantine.passing.count > 0;
+        quarantine.passes += !has_more;
         status = leave(has_more || slots_first_unused() == NULL ? STATUS_OK : STATUS_MEMORY_UNUSED);
     }
-    allocator.is_passing = false;
+    quarantine.is_passing = false;
     return status;
 }
 
@@ -338,16 +273,16 @@ enum status capshm_allocator_count(struct allocator_counts *counts) {
     if (entered != STATUS_OK)
         return entered;
     *counts = (struct allocator_counts){
-        .heap = allocator.bytes,
-        .quarantine = allocator.waiting.bytes + allocator.passing.bytes,
-        .passes = allocator.passes,
-        .is_quarantining = allocator.policy.is_quarantining,
+        .heap = heap_bytes,
+        .quarantine = quarantine.waiting.bytes + quarantine.passing.bytes,
+        .passes = quarantine.passes,
+        .is_quarantining = quarantine.policy.is_quarantining,
     };
     return leave(STATUS_OK);
 }
 
 void allocator_start_child(void) {
-    allocator.is_passing = false;
+    quarantine.is_passing = false;
 }
 
 static void release_register(uint32_t memory) {
@@ -356,8 +291,7 @@ static void release_register(uint32_t memory) {
 
 void allocator_forget(void) {
     slots_forget(release_register);
-    free(allocator.waiting.first);
-    free(allocator.passing.first);
-    memset(&allocator, 0, sizeof allocator);
+    quarantine_forget(&quarantine);
+    heap_bytes = 0;
     is_locked = false; /* a child that came without the hooks may have a copy of another thread's lock */
 }

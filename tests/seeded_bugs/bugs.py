@@ -310,7 +310,7 @@ BUGS = [
     Bug(
         "freed-is-free-at-once",
         "what is freed is used again before it is revoked",
-        (("allocator.c", "    if (!allocator.policy.is_quarantining) {", "    if (true) {"),),
+        (("allocator.c", "    if (!quarantine.policy.is_quarantining) {", "    if (true) {"),),
         Node(f"{ALLOCATOR}::test_nothing_is_used_again_before_it_is_revoked"),
     ),
     Bug(
