@@ -36,6 +36,11 @@ def slot_of(pointer: Capability) -> tuple[int, int]:
     return found.start, found.length
 
 
+def reuse_at_once() -> None:
+    """Have no quarantine in this process, whatever the machine can do."""
+    os.environ["_RUNTIME_REVOCATION_DISABLE"] = ""
+
+
 def own_mappings(machine: capshm.Machine) -> int:
     """How many mappings this process has."""
     return len(machine.mappings(os.getpid()))
@@ -106,6 +111,7 @@ def test_a_free_of_what_is_not_allocated() -> None:
 @emulated()
 def test_realloc() -> None:
     """What fits and wastes at most half stays as it is; else it moves, with its tags, and the old memory is free."""
+    reuse_at_once()
     pointer = bsd.malloc(64)
     assert bsd.realloc(pointer, 64) is pointer
     assert bsd.realloc(pointer, 32) is pointer
@@ -134,6 +140,7 @@ def test_realloc() -> None:
 @emulated()
 def test_calloc_is_zero_where_something_was_before() -> None:
     """Bytes and tags of an earlier life are gone, up to the end of the bounds."""
+    reuse_at_once()
     for size in (64, 4096 + 1):
         pointer = bsd.malloc(size)
         for offset in range(0, size - 15, 16):
@@ -148,6 +155,7 @@ def test_calloc_is_zero_where_something_was_before() -> None:
 @emulated()
 def test_large_memory_is_unmapped(machine: capshm.Machine) -> None:
     """A mapping of its own goes with its allocation, or, where there is a quarantine, with the pass that revokes it."""
+    reuse_at_once()
     bsd.malloc(1)
     before = own_mappings(machine)
     pointer = bsd.malloc(1 << 20)
@@ -156,6 +164,7 @@ def test_large_memory_is_unmapped(machine: capshm.Machine) -> None:
     assert own_mappings(machine) == before
     with pytest.raises(capshm.PageViolation):
         pointer.read(0, 1)
+    del os.environ["_RUNTIME_REVOCATION_DISABLE"]
     quarantine.revoke_by(revoke)
     pointer = bsd.malloc(1 << 20)
     bsd.free(pointer)
@@ -168,6 +177,7 @@ def test_large_memory_is_unmapped(machine: capshm.Machine) -> None:
 @emulated()
 def test_without_a_revoker() -> None:
     """What is freed is used again at once; a flush has nothing to do, and says so if it is asked to."""
+    reuse_at_once()
     pointer = bsd.malloc(64)
     bsd.free(pointer)
     assert bsd.malloc(64).base == pointer.base
@@ -401,6 +411,8 @@ def test_two_threads(is_quarantining: bool) -> None:
     """No two of them get the same memory, and in the end all of it is back."""
     if is_quarantining:
         quarantine.revoke_by(revoke)
+    else:
+        reuse_at_once()
     bsd.free(bsd.malloc(LARGE))
     in_threads(*(lambda mark=mark: churn(4000, mark) for mark in (1, 2)))
     bsd.malloc_revoke()
@@ -410,6 +422,7 @@ def test_two_threads(is_quarantining: bool) -> None:
 @emulated()
 def test_forks_among_threads_that_allocate() -> None:
     """A child finds the heap whole, whatever the other threads of its parent were doing, and allocates at once."""
+    reuse_at_once()
     is_over: list[bool] = []
 
     def allocate() -> None:
