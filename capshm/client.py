@@ -28,7 +28,6 @@ from capshm.process import request_lock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from signal import Signals
     from typing import NamedTuple, TypeVar
 
     from capshm.connection import Answer, Argument
@@ -62,7 +61,7 @@ class Client:
         self._child: Connection | None = None  # between the hooks of a fork
         self._plan: Answer | None = None
         self._is_plan_stale = False  # memory was changed between the hooks, by a signal handler or another's hook
-        self._signals_before: set[Signals | int] | None = None
+        self._signals_before: int | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
         self._is_hardened = False  # and was not, before it came to the machine
 
@@ -142,7 +141,7 @@ class Client:
         try:
             if self._signals_before is not None:
                 self.after_fork_in_parent()  # which a signal handler has cut short the last time
-            self._signals_before = connection.blocked_signals()
+            self._signals_before = lib.capshm_blocked_signals()
             connection.block_signals()
             if not request_lock._is_owned():  # type: ignore[attr-defined]
                 raise errors.CapshmError("a signal handler has raised while the fork waited for its turn")

@@ -36,7 +36,6 @@ from capshm.process import request_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import signal as _signal
     from collections.abc import Callable, Sequence
     from typing import Protocol, TypeAlias, TypeVar
 
@@ -52,9 +51,6 @@ if TYPE_CHECKING:
             """do: what is asked; descriptors travel along; arguments as the broker's messages name them."""
 
 
-else:
-    import _signal  # as _socket
-
 MACHINE_VARIABLE = "CAPSHM_MACHINE"
 """The environment variable that names the machine to a program that was started by one."""
 
@@ -63,15 +59,7 @@ _DESCRIPTORS = 100
 _CHANGES = frozenset({"unmap", "shmdt", "protect", "inherit"})
 """Requests that `revert` takes back."""
 _PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120  # pathlib is one of the dear imports
-_LINKS_OF_ONE_THREAD = 3  # of /proc/self/task, a directory
 _INT = 4  # bytes of a descriptor in a message
-_BLOCKED = frozenset(_signal.valid_signals()) - {
-    _signal.SIGSEGV,  # what a fault raises cannot wait
-    _signal.SIGBUS,
-    _signal.SIGFPE,
-    _signal.SIGILL,
-    _signal.SIGTRAP,
-}
 
 
 class Answer:
@@ -140,27 +128,24 @@ def connect(machine: str) -> socket.socket:
     return sock
 
 
-def blocked_signals() -> set[_signal.Signals | int]:
-    """What this thread keeps from itself: for `restore_signals`."""
-    return _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
-
-
 def block_signals() -> None:
     """Keep signals from this thread. The handlers of those that have come run here, and may raise."""
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, _BLOCKED)
+    lib.capshm_block_signals()
+    _run_handlers()
 
 
-def restore_signals(before: set[_signal.Signals | int]) -> None:
+def restore_signals(before: int) -> None:
     """The handlers of signals that came meanwhile run here, and may raise."""
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+    lib.capshm_restore_signals(before)
+    _run_handlers()
+
+
+def _run_handlers() -> None:
+    """Nothing: Python runs them on entry to a function."""
 
 
 class _NoThread(Exception):
     """The kernel, or an interpreter that ends, allows no further thread."""
-
-
-def _is_with_other_threads() -> bool:
-    return os.stat("/proc/self/task").st_nlink > _LINKS_OF_ONE_THREAD  # noqa: PTH116  # as above
 
 
 def _is_main_thread() -> bool:
@@ -192,13 +177,15 @@ class Connection:
 
         Refused: by a rule. BrokerGone. Nothing is changed after one of them.
         """
+        if request_lock._is_owned():  # type: ignore[attr-defined]  # the common case, quicker
+            return self._ask(do, descriptors, arguments)
         return self.undisturbed(lambda: self._ask(do, descriptors, arguments))
 
     def undisturbed(self, body: Callable[[], T]) -> T:
         """Return what `body` returns, which asks and carries the answer out, with no signal handler in between."""
         if request_lock._is_owned():  # type: ignore[attr-defined]
             return body()
-        if _is_with_other_threads():
+        if lib.capshm_has_other_threads():
             if not _is_main_thread():
                 with request_lock:
                     return body()
@@ -206,7 +193,7 @@ class Connection:
                 return self._in_a_thread(body)
             except _NoThread:
                 pass  # rather disturbed than not at all
-        before = blocked_signals()
+        before = lib.capshm_blocked_signals()
         try:
             block_signals()
             with request_lock:
@@ -245,10 +232,8 @@ class Connection:
 
     def _has_descriptor(self, sock: socket.socket) -> bool:
         """Whether the number still stands for this socket: a program may close all that it does not know."""
-        try:
-            return os.fstat(sock.fileno()).st_ino == self._inode
-        except OSError:
-            return False
+        is_so: bool = lib.capshm_is_descriptor_of(sock.fileno(), self._inode)
+        return is_so
 
     def keep_from_children(self) -> None:
         """Have the descriptor closed in every child of fork, those that run no hooks included."""

@@ -18,6 +18,7 @@
 #include "private.h"
 #include "program.h"
 #include "register_file.h"
+#include "requests.h"
 #include "sideband.h"
 
 enum { MEMBERS = 1024 };
@@ -39,7 +40,7 @@ static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static pthread_key_t thread_end_key;
 static uint64_t seen_at_fork;
 static int own_descriptor = -1; /* closed in every child; -1: none */
-static ino_t own_inode; /* a program may close the descriptor behind our back, and open something else by its number */
+static ino_t own_inode;
 /* Between the hooks of a fork; written with the lock in hand. In ordinary memory, so that the child sees it. */
 static bool is_fork_prepared;
 static unsigned fork_depth; /* forks that this process is amid; a signal handler may fork amid a fork */
@@ -239,8 +240,7 @@ static enum status join_gate(int descriptor) {
  * answers to the parent must not be taken by a child that ran no hooks. */
 static void start_child(void) {
     mutex = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
-    struct stat status;
-    if (own_descriptor >= 0 && fstat(own_descriptor, &status) == 0 && status.st_ino == own_inode)
+    if (own_descriptor >= 0 && capshm_is_descriptor_of(own_descriptor, own_inode))
         close(own_descriptor);
     own_descriptor = -1;
 }
