@@ -11,7 +11,7 @@ import os
 from capshm.broker import messages, openings
 from capshm.broker.messages import Answer, Value
 from capshm.broker.segments import new_memfd, reopen
-from capshm.broker.state import Member, Reply, State
+from capshm.broker.state import Change, Member, Reply, State
 from capshm.errors import CapshmError
 from capshm.model.address_space import Entry
 from capshm.model.constants import SHM_RDONLY
@@ -125,8 +125,8 @@ def _finish(
         )
     if plan.object_needed is not None and memory is not None:
         state.objects.add(memory)
-    member.note_change([(entry.start, entry.end)])
-    commit_map(member.space, plan, memory if plan.object_needed is not None else None)
+    replaced = commit_map(member.space, plan, memory if plan.object_needed is not None else None)
+    member.last = Change([(entry.start, entry.end)], replaced)
     is_kept = not entry.is_shared or memory is None or state.policy.keeps_capabilities_at_fork(memory)
     body: Answer = {
         "address": entry.start,
@@ -176,11 +176,13 @@ def revert(state: State, member: Member, request: messages.Revert, descriptors: 
     last, member.last = member.last, None
     if last is None:
         raise CapshmError("the last request has changed nothing")
+    space = member.space
     entries = [entry for entry in last.entries if entry.start >= request.start]
-    needed = {entry.reservation for entry in entries}
+    gone = {each.start: each for each in last.reservations}
+    reservations = [gone.get(start) or space.reservations[start] for start in {entry.reservation for entry in entries}]
     state.record(member, request, is_allowed=False, rule="host", message=f"from {request.start:#x} on")
-    commit_unmap(member.space, [(start, end) for start, end in last.ranges if start >= request.start])
-    member.space.restore(entries, [each for each in last.reservations if each.start in needed])
+    commit_unmap(space, [(start, end) for start, end in last.ranges if start >= request.start])
+    space.restore(entries, reservations)
     return Reply({"changes": [[each.start, each.end, each.current.letters, each.inherit] for each in entries]})
 
 
@@ -197,10 +199,10 @@ def detach_segment(state: State, member: Member, request: messages.ShmDt, descri
 def _take_away(member: Member, planned: list[tuple[int, int]]) -> Reply:
     """The answer names all that is to be unmapped: with a reservation that goes, its padding as well."""
     space = member.space
-    member.note_change(planned)
     around = {reservation for start, end in planned for reservation in space.reservations_overlapping(start, end)}
-    commit_unmap(space, planned)
+    unmapped = commit_unmap(space, planned)
     gone = [each for each in around if each.start not in space.reservations]
+    member.last = Change(planned, unmapped, gone)
     rest = [(start, end) for start, end in planned if not any(each.start <= start and end <= each.end for each in gone)]
     changes: list[Value] = [[start, end] for start, end in sorted([(each.start, each.end) for each in gone] + rest)]
     return Reply({"changes": changes})
@@ -209,8 +211,7 @@ def _take_away(member: Member, planned: list[tuple[int, int]]) -> Reply:
 def protect(state: State, member: Member, request: messages.Protect, descriptors: list[int]) -> Reply:
     """mprotect."""
     entries = plan_protect(member.space, _address(request.address), request.length, request.prot)
-    member.note_change((entry.start, entry.end) for entry in entries)
-    commit_protect(member.space, entries)
+    member.last = Change([(entry.start, entry.end) for entry in entries], commit_protect(member.space, entries))
     return Reply({"changes": [[entry.start, entry.end, entry.current.letters] for entry in entries]})
 
 
@@ -241,8 +242,8 @@ def inherit(state: State, member: Member, request: messages.Inherit, descriptors
         raise
     for memory in made:
         state.objects.add(memory)
-    member.note_change((entry.start, entry.end) for entry in plan.entries)
-    commit_inherit(member.space, plan, made)
+    replaced = commit_inherit(member.space, plan, made)
+    member.last = Change([(entry.start, entry.end) for entry in plan.entries], replaced)
     changes: list[Value] = [[entry.start, entry.end] for entry in plan.entries]
     return Reply({"changes": changes, "moves": moves}, [fd for _, fd in given])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -46,11 +46,11 @@ class Reply(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a change of mappings in these ranges has taken the place of."""
+    """What a change of mappings in these ranges has taken the place of; reservations: those that went with it."""
 
     ranges: list[tuple[int, int]]
     entries: list[Entry]
-    reservations: list[Reservation]
+    reservations: Sequence[Reservation] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -64,14 +64,6 @@ class Member:
     space: AddressSpace
     knobs: Knobs
     last: Change | None = None
-
-    def note_change(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Remember what is in these ranges, which are about to be changed."""
-        changed, entries, reservations = list(ranges), [], set()
-        for start, end in changed:
-            entries += self.space.within(start, end)
-            reservations.update(self.space.reservations_overlapping(start, end))
-        self.last = Change(changed, entries, list(reservations))
 
     @property
     def serial(self) -> int:

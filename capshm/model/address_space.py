@@ -27,7 +27,7 @@ from capshm.model.pointer import round_up
 from capshm.model.rights import Rights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from capshm.model.objects import MemoryObject
 
@@ -104,22 +104,24 @@ class AddressSpace:
 
     def overlapping(self, start: int, end: int) -> list[Entry]:
         """The entries that have a part in a range, whole."""
-        return list(_overlapping(self.entries, start, end))
+        return _overlapping(self.entries, start, end)
 
     def within(self, start: int, end: int) -> list[Entry]:
         """The parts of entries that lie in a range."""
-        return [entry.part(start, end) for entry in _overlapping(self.entries, start, end)]
+        return [entry.part(start, end) for entry in self.overlapping(start, end)]
 
     def reservations_overlapping(self, start: int, end: int) -> list[Reservation]:
         """The reservations that have a part in a range."""
-        return list(_overlapping(self.reservations, start, end))
+        return _overlapping(self.reservations, start, end)
 
     def reservation_around(self, start: int, end: int) -> Reservation | None:
         """The one reservation that a whole range lies in."""
-        index = self.reservations.bisect_right(start) - 1
-        if index < 0:
-            return None
-        reservation = self.reservations.peekitem(index)[1]
+        reservation = self.reservations.get(start)
+        if reservation is None:
+            index = self.reservations.bisect_right(start) - 1
+            if index < 0:
+                return None
+            reservation = self.reservations.peekitem(index)[1]
         return reservation if end <= reservation.end else None
 
     def find_free(self, length: int, alignment: int, hint: int | None = None) -> int | None:
@@ -200,8 +202,8 @@ class AddressSpace:
         if after is not None and entry.joins(after):
             del self.entries[after.start]
             entry = entry._replace(end=after.end)
-        index = self.entries.bisect_left(entry.start)
-        if index > 0:
+        index = self.entries.bisect_left(entry.start) if entry.start != entry.reservation else 0
+        if index > 0:  # entries of two reservations are never one
             before = self.entries.peekitem(index - 1)[1]
             if before.joins(entry):
                 self.entries.pop(entry.start, None)
@@ -246,19 +248,18 @@ def check_entry(entry: Entry) -> None:
         assert not entry.can_hold_capabilities, "A15"
 
 
-def _overlapping(items: SortedDict[int, _Item], start: int, end: int) -> Iterator[_Item]:
-    index = max(items.bisect_right(start) - 1, 0)
-    if index < len(items):
-        item = items.peekitem(index)[1]
-        if item.start <= start < end <= item.end:  # the common case, quicker
-            yield item
-            return
-    for key in items.islice(index):
+def _overlapping(items: SortedDict[int, _Item], start: int, end: int) -> list[_Item]:
+    whole = items.get(start)
+    if whole is not None and start < end <= whole.end:  # the common case, quicker
+        return [whole]
+    found: list[_Item] = []
+    for key in items.islice(max(items.bisect_right(start) - 1, 0)):
         item = items[key]
         if item.start >= end:
-            return
+            break
         if item.end > start < end:
-            yield item
+            found.append(item)
+    return found
 
 
 def ranges(entries: Iterable[Entry]) -> list[tuple[int, int]]:

@@ -68,14 +68,19 @@ def plan_inherit(space: AddressSpace, policy: Policy, address: Address, length: 
     return InheritPlan(entries, needs_object)
 
 
-def commit_inherit(space: AddressSpace, plan: InheritPlan, objects: Sequence[MemoryObject] = ()) -> None:
-    """Set the inheritance. objects: one for each range that needs one, with what was there as content. Cannot fail."""
+def commit_inherit(space: AddressSpace, plan: InheritPlan, objects: Sequence[MemoryObject] = ()) -> list[Entry]:
+    """Set the inheritance. Returned: the parts of entries as they were. Cannot fail.
+
+    objects: one for each range that needs one, with what was there as content.
+    """
     made = {new.start: memory for new, memory in zip(plan.needs_object, objects, strict=True)}
+    replaced = []
     for entry in plan.entries:
         if entry.start in made:
-            space.replace(entry._replace(object=made[entry.start], offset=0, is_shared=True))
+            replaced += space.replace(entry._replace(object=made[entry.start], offset=0, is_shared=True))
         else:
-            space.replace(entry)
+            replaced += space.replace(entry)
+    return replaced
 
 
 def _check_share(policy: Policy, entry: Entry) -> None:

@@ -33,10 +33,9 @@ def plan_protect(space: AddressSpace, address: Address, length: int, prot: int) 
     ]
 
 
-def commit_protect(space: AddressSpace, entries: Iterable[Entry]) -> None:
-    """Put the new entries in the place of the old. Cannot fail."""
-    for entry in entries:
-        space.replace(entry)
+def commit_protect(space: AddressSpace, entries: Iterable[Entry]) -> list[Entry]:
+    """Put the new entries in the place of the old, which are returned. Cannot fail."""
+    return [old for entry in entries for old in space.replace(entry)]
 
 
 def _check(entry: Entry, asked: Asked, prot: int) -> None:
