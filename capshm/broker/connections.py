@@ -116,11 +116,12 @@ class Connection:
 
     def send(self, answer: bytes, descriptors: Sequence[int] = ()) -> bool:
         """Send one packet, if there is room for it at once. False: there is none, or nobody to read it."""
-        ancillary = []
-        if descriptors:
-            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors)))
         try:
-            self._socket.sendmsg([answer], ancillary, _SEND)
+            if descriptors:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+                self._socket.sendmsg([answer], [rights], _SEND)
+            else:
+                self._socket.send(answer, _SEND)
         except OSError:
             return False
         return True

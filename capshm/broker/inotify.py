@@ -18,6 +18,7 @@ from capshm.errors import CapshmError
 _IN_DELETE_SELF = 0x400
 _IN_IGNORED = 0x8000
 _IN_Q_OVERFLOW = 0x4000
+_CHUNK = 64 << 10
 _EVENT = struct.Struct("=iIII")
 
 _libc = ctypes.CDLL(None, use_errno=True)  # Python has no binding; the broker emulates nobody, so ctypes may be here
@@ -56,11 +57,13 @@ class Watches:
         return sorted(fired)
 
     def _events(self) -> Iterator[tuple[int, int]]:
-        while True:
+        are_more = True
+        while are_more:
             try:
-                chunk = os.read(self.fd, 1 << 16)
+                chunk = os.read(self.fd, _CHUNK)
             except BlockingIOError:
                 return
+            are_more = len(chunk) > _CHUNK // 2  # the kernel gives as many as have room
             offset = 0
             while offset < len(chunk):
                 watch, mask, _, length = _EVENT.unpack_from(chunk, offset)

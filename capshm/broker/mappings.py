@@ -110,15 +110,15 @@ def _finish(
     lent: list[tuple[str, int]] = []
     if memory is not None and memory.can_hold_capabilities:
         sideband = state.segments.sideband(memory.id)
-        if has_capabilities:
-            is_writable = entry.is_shared and Rights.STORE_CAP in entry.maximum
-            lent.append(("t", sideband.tags if is_writable else sideband.read_only_tags))
-        # Who may not write the data may not clear its tags: the map is then for reading only.
-        is_clearing = entry.is_shared and Rights.WRITE in entry.maximum
-        if is_clearing:
-            lent.append(("c", sideband.clear))
-        else:
-            given.append(("c", reopen(sideband.clear, os.O_RDONLY)))
+        # Who may not write the data may not clear its tags either.
+        for letter, fd, is_needed, right in (
+            ("t", sideband.tags, has_capabilities, Rights.STORE_CAP),
+            ("c", sideband.clear, True, Rights.WRITE),
+        ):
+            if is_needed and entry.is_shared and right in entry.maximum:
+                lent.append((letter, fd))
+            elif is_needed:
+                given.append((letter, reopen(fd, os.O_RDONLY)))
     if memory is not None:
         state.record(
             member, request, rule=_rule(entry, memory), number=memory.id, message=_message(request, entry, memory)

@@ -56,8 +56,11 @@ def new_segment() -> int:
 def new_sealed(name: str, size: int) -> int:
     """A descriptor of a new memory file whose size nobody can change: whoever has it mapped would end by SIGBUS."""
     fd = new_memfd(name, size=size, allow_sealing=True)
-    with _closed_on_error(fd):
+    try:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -72,15 +75,6 @@ def new_memfd(name: str, *, size: int = 0, allow_sealing: bool = False) -> int:
     return fd
 
 
-@contextlib.contextmanager
-def _closed_on_error(fd: int) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        os.close(fd)
-        raise
-
-
 class Sideband:
     """Tags and clear map of one object; sparse, sized for the largest object there can be."""
 
@@ -91,8 +85,6 @@ class Sideband:
             made.append(self.tags)
             self.clear = new_sealed(f"capshm-clear-{number}", lib.OBJECT_SIZE_MAX // 128)
             made.append(self.clear)
-            self.read_only_tags = reopen(self.tags, os.O_RDONLY)
-            made.append(self.read_only_tags)
             os.fchmod(self.tags, _READ_ONLY)
             os.fchmod(self.clear, _READ_ONLY)
         except BaseException:
@@ -121,7 +113,7 @@ class Sideband:
 
     def close(self) -> None:
         """Drop it; processes that have it mapped keep their view."""
-        for fd in (self.tags, self.clear, self.read_only_tags):
+        for fd in (self.tags, self.clear):
             os.close(fd)
 
 

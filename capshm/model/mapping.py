@@ -18,6 +18,8 @@ from capshm.model.rules import Refusal
 from capshm.model.sharing import check_sharing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from capshm.model.address_space import Reservation
     from capshm.model.knobs import Knobs
     from capshm.model.policy import Policy
@@ -136,30 +138,11 @@ def check_reserved(space: AddressSpace, start: int, end: int, *, call: str, rule
 
 
 def _check_arguments(request: MapRequest, asked: Asked) -> None:
-    """What the manual page refuses, in the kernel's order; all of it EINVAL."""
-    flags, descriptor, offset = request.flags, request.descriptor, request.offset
-    is_anonymous = bool(flags & (c.MAP_ANON | c.MAP_STACK | c.MAP_GUARD))
-    both = c.MAP_SHARED | c.MAP_PRIVATE
-    problems = {
-        "the length must be at least one byte": request.length <= 0,
-        "anonymous memory, stacks and guards have no descriptor": is_anonymous and descriptor is not None,
-        "anonymous memory and guards have no offset": bool(flags & (c.MAP_ANON | c.MAP_GUARD)) and offset != 0,
-        "a stack is readable and writable": bool(flags & c.MAP_STACK)
-        and (Rights.READ | Rights.WRITE) not in asked.current,
-        f"the flags {flags & ~_FLAGS:#x} are unknown": bool(flags & ~_FLAGS),
-        "MAP_EXCL goes with MAP_FIXED": flags & (c.MAP_EXCL | c.MAP_FIXED) == c.MAP_EXCL,
-        "MAP_SHARED and MAP_PRIVATE exclude each other": flags & both == both,
-        "a guard is PROT_NONE and takes no other flags": bool(flags & c.MAP_GUARD)
-        and bool(asked.current or flags & ~_GUARD_FLAGS),
-        "a descriptor needs MAP_SHARED or MAP_PRIVATE": descriptor is not None and not flags & both,
-        f"the offset {offset:#x} is no multiple of a page": offset % c.PAGE != 0,
-        f"objects end at {c.OBJECT_SIZE_MAX:#x} bytes at most": descriptor is not None
-        and not 0 <= offset <= c.OBJECT_SIZE_MAX - request.length,
-    }
-    for problem, is_so in problems.items():
-        if is_so:
-            raise Refusal("cheribsd:MAN", asked=str(request), allowed=problem, needed="other arguments, see mmap(2)")
-    if not is_anonymous and descriptor is None:
+    """What the manual page refuses, in the kernel's order; EINVAL, but for the last."""
+    for problem in _problems(request, asked):
+        raise Refusal("cheribsd:MAN", asked=str(request), allowed=problem, needed="other arguments, see mmap(2)")
+    is_anonymous = request.flags & (c.MAP_ANON | c.MAP_STACK | c.MAP_GUARD)
+    if not is_anonymous and request.descriptor is None:
         raise Refusal(
             "cheribsd:MAN",
             asked=str(request),
@@ -167,6 +150,33 @@ def _check_arguments(request: MapRequest, asked: Asked) -> None:
             needed="a descriptor, or MAP_ANON",
             errno="EBADF",
         )
+
+
+def _problems(request: MapRequest, asked: Asked) -> Iterator[str]:
+    flags, descriptor, offset = request.flags, request.descriptor, request.offset
+    both = c.MAP_SHARED | c.MAP_PRIVATE
+    if request.length <= 0:
+        yield "the length must be at least one byte"
+    if flags & (c.MAP_ANON | c.MAP_STACK | c.MAP_GUARD) and descriptor is not None:
+        yield "anonymous memory, stacks and guards have no descriptor"
+    if flags & (c.MAP_ANON | c.MAP_GUARD) and offset != 0:
+        yield "anonymous memory and guards have no offset"
+    if flags & c.MAP_STACK and (Rights.READ | Rights.WRITE) not in asked.current:
+        yield "a stack is readable and writable"
+    if flags & ~_FLAGS:
+        yield f"the flags {flags & ~_FLAGS:#x} are unknown"
+    if flags & (c.MAP_EXCL | c.MAP_FIXED) == c.MAP_EXCL:
+        yield "MAP_EXCL goes with MAP_FIXED"
+    if flags & both == both:
+        yield "MAP_SHARED and MAP_PRIVATE exclude each other"
+    if flags & c.MAP_GUARD and (asked.current or flags & ~_GUARD_FLAGS):
+        yield "a guard is PROT_NONE and takes no other flags"
+    if descriptor is not None and not flags & both:
+        yield "a descriptor needs MAP_SHARED or MAP_PRIVATE"
+    if offset % c.PAGE != 0:
+        yield f"the offset {offset:#x} is no multiple of a page"
+    if descriptor is not None and not 0 <= offset <= c.OBJECT_SIZE_MAX - request.length:
+        yield f"objects end at {c.OBJECT_SIZE_MAX:#x} bytes at most"
 
 
 def _maximum(request: MapRequest, asked: Asked, is_shared: bool) -> Rights:

@@ -78,18 +78,19 @@ def pages_of(address: Address, length: int, *, call: str, rule: str) -> tuple[in
 
     rule: the call's row for a pointer that does not: B7, C15, H5 or I13.
     """
-    asked = f"{call} of {length} bytes"
     if not isinstance(address, Pointer):
         place = "NULL" if address is None else f"the number {address:#x}"
         raise Refusal(
-            rule, asked=f"{asked} at {place}", allowed="a number authorises nothing", needed="the capability of mmap"
+            rule,
+            asked=f"{call} of {length} bytes at {place}",
+            allowed="a number authorises nothing",
+            needed="the capability of mmap",
         )
     start = round_down(address.address)
     end = max(start, round_up(address.address + max(length, 0)))
     is_covered = address.base <= start and end <= address.top
     if is_covered and address.tag and not address.is_sealed and address.may_change_mappings:
         return start, end
-    asked = f"{asked} at {address.address:#x}"
     bounds = f"[{address.base:#x}, {address.top:#x})"
     problems = {
         "the pointer has no tag": not address.tag,
@@ -99,7 +100,7 @@ def pages_of(address: Address, length: int, *, call: str, rule: str) -> tuple[in
     }
     raise Refusal(
         rule,
-        asked=asked,
+        asked=f"{call} of {length} bytes at {address.address:#x}",
         allowed=next(problem for problem, is_so in problems.items() if is_so),
         needed="a tagged, unsealed capability with SW_VMEM over all of these pages, as mmap returned it",
     )
