@@ -9,7 +9,8 @@ Nothing here decides: who changes an address space has checked everything before
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from copy import copy
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 from sortedcontainers import SortedDict
 
@@ -180,11 +181,11 @@ class AddressSpace:
 
     def copy(self, serial: int) -> AddressSpace:
         """The same under another identity."""
-        copy = AddressSpace(serial, self.arena_start, self.arena_end)
-        copy.entries = self.entries.copy()
-        copy.reservations = self.reservations.copy()
-        copy._next = self._next
-        return copy
+        child = copy(self)
+        child.serial = serial
+        child.entries = _copy(self.entries)
+        child.reservations = _copy(self.reservations)
+        return child
 
     def _cut(self, start: int, end: int) -> list[Entry]:
         taken = []
@@ -246,6 +247,12 @@ def check_entry(entry: Entry) -> None:
         assert entry.is_shared or entry.is_guard, "what is shared with children is shared memory"
     if entry.object is not None and entry.is_shared and not entry.object.can_hold_capabilities:
         assert not entry.can_hold_capabilities, "A15"
+
+
+def _copy(items: SortedDict[int, _Item]) -> SortedDict[int, _Item]:
+    """As its own `copy`, which goes through the order of the keys and takes 2.5 times as long."""
+    plain = cast("dict[int, _Item]", items)  # the stubs do not know that it is one
+    return SortedDict(dict.items(plain))
 
 
 def _overlapping(items: SortedDict[int, _Item], start: int, end: int) -> list[_Item]:
