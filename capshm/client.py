@@ -61,7 +61,6 @@ class Client:
         self._child: Connection | None = None  # between the hooks of a fork
         self._plan: Answer | None = None
         self._is_plan_stale = False  # memory was changed between the hooks, by a signal handler or another's hook
-        self._signals_before: int | None = None
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
         self._is_hardened = False  # and was not, before it came to the machine
 
@@ -88,8 +87,6 @@ class Client:
         return self._attached().ask(do, descriptors=descriptors, **arguments)
 
     def _attached(self) -> Connection:
-        if self._signals_before is not None and not lib.capshm_fork_depth():
-            self.after_fork_in_parent()  # which a signal handler has cut short
         if self._connection is None or (self._connection.is_open and not lib.capshm_is_attached()):
             raise errors.NotAttached(
                 f"process {os.getpid()} has no part in machine {self._machine!r}: it was forked without the hooks, or "
@@ -127,6 +124,7 @@ class Client:
 
     def close(self) -> None:
         """Give up the connection, when nothing of the machine is mapped any more."""
+        self._drop_plan()
         if self._connection is not None:
             self._connection.close()
         if self._is_hardened and self._pid == os.getpid():
@@ -139,10 +137,8 @@ class Client:
         if self._pid != os.getpid() or self._connection is None or not lib.capshm_is_attached():
             return False
         try:
-            if self._signals_before is not None:
-                self.after_fork_in_parent()  # which a signal handler has cut short the last time
-            self._signals_before = lib.capshm_blocked_signals()
-            connection.block_signals()
+            self._drop_plan()  # of the last fork, if a signal handler has cut the hook short
+            lib.capshm_fork_block_signals()
             if not request_lock._is_owned():  # type: ignore[attr-defined]
                 raise errors.CapshmError("a signal handler has raised while the fork waited for its turn")
             self._is_plan_stale = False
@@ -181,14 +177,6 @@ class Client:
         if self._pid != os.getpid():
             return
         self._drop_plan()
-        self._restore_signals()
-
-    def _restore_signals(self) -> None:
-        if self._signals_before is not None:
-            try:
-                connection.restore_signals(self._signals_before)
-            finally:
-                self._signals_before = None
 
     def after_fork_in_child(self, *, is_attached: bool) -> None:
         """Become a process of the machine in one's own name."""
@@ -198,7 +186,6 @@ class Client:
         self._connection, self._child = self._child, None
         self._pid = os.getpid()
         if plan is None:
-            self._restore_signals()
             return  # the parent was told so, or was unattached itself; every call tells this process
         try:
             if self._connection is None or not is_attached:
@@ -227,7 +214,6 @@ class Client:
         finally:
             while self._stages:
                 lib.capshm_drop_stage(self._stages.pop()[0])
-            self._restore_signals()
 
     def _change_inherited(self, plan: Answer) -> None:
         """What the kernel has not done by itself: ranges that are absent, zero, or copies in the child."""

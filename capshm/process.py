@@ -9,15 +9,16 @@ of its own. This is the one place where the order of a fork stands:
 
     before     `request_lock` is taken; the member of a machine asks the broker, which plans the child; then the core
                keeps the other threads out and the passes waiting
-    parent     the core lets everybody go on; the member drops what was for the child; the lock is released
+    parent     the core lets everybody go on; the member drops what was for the child; signals come again, and the lock
+               is released
     child      the core makes new locks and a slot; the member takes up its own connection and changes what the child
-               does not inherit as it is; the lock is new
+               does not inherit as it is; signals come again, and the lock is new
 
 Where the first step fails the core's steps are left out, so that the child is unattached and every call tells it so.
 The same holds for the child of a signal handler that forks amid a fork of its thread.
 
 A handler may raise at any instruction of Python's. So what must be undone is done by hooks that have none: the core's
-own functions and the lock's. What a hook in Python was kept from doing is made good before the next request, or fork.
+own functions and the lock's. What a hook in Python was kept from doing is made good by the next fork.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 _member: Member | None = None
 _segments = 0
+_arena_size = 0  # once there is one
 _is_prepared = False  # between the hooks of a fork; the lock keeps forks of other threads out
 
 request_lock = RLock()
@@ -98,6 +100,12 @@ def leave() -> None:
 
 
 def _attach(arena_size: int, gate: int) -> None:
+    global _arena_size
+    if arena_size != (_arena_size or arena_size):
+        raise CapshmError(
+            f"process {os.getpid()} has an arena of {_arena_size >> 20} MiB since its first machine or segment, and "
+            f"arena_size asks for {arena_size >> 20} MiB: the size cannot change within a process"
+        )
     status = lib.capshm_attach(ARENA_START, arena_size, gate)
     if status == lib.STATUS_NOT_ATTACHED:
         raise NotAttached(f"process {os.getpid()} was forked by code that ran no hooks: it is not attached")
@@ -112,6 +120,7 @@ def _attach(arena_size: int, gate: int) -> None:
             f"{ARENA_START:#x}: {os.strerror(ffi.errno)}; "
             "an address-space limit (ulimit -v) below that is the usual reason"
         )
+    _arena_size = arena_size
 
 
 def _before_fork() -> None:
@@ -131,7 +140,9 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _is_prepared
-    status = lib.capshm_fork_in_child() if _is_prepared else lib.STATUS_NOT_ATTACHED
+    status = lib.capshm_fork_in_child()  # whatever was prepared: it counts forks, too
+    if not _is_prepared:
+        status = lib.STATUS_NOT_ATTACHED
     _is_prepared = False
     if _member is not None:
         _member.after_fork_in_child(is_attached=not status)
@@ -144,6 +155,10 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 os.register_at_fork(before=lib.capshm_fork_begin, after_in_parent=lib.capshm_fork_in_parent)
 os.register_at_fork(after_in_parent=_after_fork_in_parent)
+os.register_at_fork(
+    after_in_parent=lib.capshm_fork_restore_signals,
+    after_in_child=lib.capshm_fork_restore_signals,
+)
 os.register_at_fork(
     before=request_lock.acquire,
     after_in_parent=request_lock.release,

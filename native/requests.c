@@ -2,6 +2,8 @@
 #define _GNU_SOURCE /* SIGTRAP, syscall */
 #include "requests.h"
 
+#include "capshm.h"
+
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -46,6 +48,23 @@ void capshm_block_signals(void) {
 
 void capshm_restore_signals(uint64_t blocked) {
     change_mask(SIG_SETMASK, blocked);
+}
+
+/* Written by the one thread that forks, which keeps the others out. */
+static bool is_blocked_for_fork;
+static uint64_t blocked_before_fork;
+
+void capshm_fork_block_signals(void) {
+    blocked_before_fork = capshm_blocked_signals();
+    is_blocked_for_fork = true;
+    capshm_block_signals();
+}
+
+void capshm_fork_restore_signals(void) {
+    if (!is_blocked_for_fork || capshm_fork_depth() > 0)
+        return;
+    is_blocked_for_fork = false;
+    capshm_restore_signals(blocked_before_fork);
 }
 
 bool capshm_is_descriptor_of(int descriptor, uint64_t inode) {

@@ -17,6 +17,10 @@ uint64_t capshm_blocked_signals(void);
 /* Keeps all signals from this thread but those that a fault raises, which cannot wait, and the C library's own. */
 void capshm_block_signals(void);
 void capshm_restore_signals(uint64_t blocked);
+/* The same around a fork, by hooks: the second one, in both processes, gives back the mask of before the first, and does
+ * nothing where that did not run, or amid an outer fork. */
+void capshm_fork_block_signals(void);
+void capshm_fork_restore_signals(void);
 
 /* Whether the number stands for the file with that inode: a program may close all descriptors that it does not know, and
  * open something else by the same number. */

@@ -242,6 +242,7 @@ def test_a_handler_amid_afork_among_threads(handler: str, step: int) -> None:
                     is_disturbed = _fork_and_be_disturbed(number, look)
                 except _Interrupted:
                     pass  # on the way out of the hooks
+                assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
                 number += step
         end.set()
         os.set_blocking(read, False)

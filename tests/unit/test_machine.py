@@ -374,6 +374,17 @@ def test_one_machine_at_a_time() -> None:
             start_broker(machine._settings, None)
 
 
+@pytest.mark.slow
+@isolated()
+def test_the_arena_keeps_its_size() -> None:
+    """Another size in the same process is refused with the reason, and the first one can be had again."""
+    for _ in range(2):
+        with capshm.Machine(arena_size=1 << 20):
+            bsd.malloc(16)
+        with pytest.raises(capshm.CapshmError, match="has an arena of 1 MiB"):
+            capshm.Machine().__enter__()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
