@@ -55,7 +55,8 @@ static bool is_blocked_for_fork;
 static uint64_t blocked_before_fork;
 
 void capshm_fork_block_signals(void) {
-    blocked_before_fork = capshm_blocked_signals();
+    if (!is_blocked_for_fork) /* else a handler forks before a fork is quite over */
+        blocked_before_fork = capshm_blocked_signals();
     is_blocked_for_fork = true;
     capshm_block_signals();
 }

@@ -204,7 +204,7 @@ def _fork_and_be_disturbed(number: int, body: Callable[[], None]) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(("handler", "step"), [("asks", 1), ("looks", 3), ("forks", 3), ("raises", 3)])
 @isolated(bound=250)
-def test_a_handler_amid_afork_among_threads(handler: str, step: int) -> None:
+def test_a_handler_amid_a_fork_among_threads(handler: str, step: int) -> None:
     """At each instruction of the hooks: nobody waits for ever, and the child is attached, or says that it is not."""
     with capshm.Machine() as machine:
         _map()

@@ -306,10 +306,8 @@ def test_the_whole_surface_is_known(module: str) -> None:
 
 NOT_FOR_RANDOM_NUMBERS = {
     **dict.fromkeys(["capshm_map", "capshm_map_memory", "capshm_unmap_memory"], "addresses of this process's memory"),
-    **dict.fromkeys(
-        ["capshm_fork_begin", "capshm_fork_before", "capshm_fork_in_parent", "capshm_fork_in_child"],
-        "belong around a fork",
-    ),
+    **dict.fromkeys((name for name in dir(lib) if name.startswith("capshm_fork_")), "belong around a fork"),
+    **dict.fromkeys(["capshm_block_signals", "capshm_restore_signals"], "the watchdog's signal would be kept off"),
     "capshm_detach": "there would be nothing left for the others",
     "capshm_gate_close": "what comes after it waits",
     **dict.fromkeys(["capshm_interruption", "capshm_set_interruption"], "a function, not numbers"),
