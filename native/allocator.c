@@ -195,28 +195,33 @@ enum status capshm_allocator_give_back(uint32_t pointer) {
     return leave(quarantine.policy.is_every_free ? STATUS_REVOCATION_DUE : STATUS_OK);
 }
 
-enum status capshm_allocator_unused(uint32_t into) {
+enum status capshm_allocator_begin_unmap(uint32_t into, uint32_t *mapping) {
     if (!register_is_valid(into, 1))
         return STATUS_INVALID;
     const enum status entered = enter(into);
     if (entered != STATUS_OK)
         return entered;
-    const struct span *const span = slots_first_unused();
-    if (span == NULL)
+    const struct slot slot = slots_take_unused();
+    if (slot.span == NULL)
         return leave(STATUS_NOT_ALLOCATED);
-    register_file[into] = register_file[span->memory];
+    register_file[into] = register_file[slot.span->memory];
+    *mapping = slot_span_number(slot);
     return leave(STATUS_OK);
 }
 
-enum status capshm_allocator_drop_unused(void) {
+enum status capshm_allocator_end_unmap(uint32_t mapping, bool is_unmapped) {
     const enum status entered = enter(0);
     if (entered != STATUS_OK)
         return entered;
-    const struct span *const span = slots_first_unused();
-    if (span == NULL)
-        return leave(STATUS_NOT_ALLOCATED);
-    const uint32_t memory = span->memory;
-    slots_drop_first_unused();
+    const struct slot slot = slots_find_taken(mapping);
+    if (slot.span == NULL)
+        return leave(STATUS_INVALID);
+    if (!is_unmapped) {
+        slot_put_back(slot);
+        return leave(STATUS_OK);
+    }
+    const uint32_t memory = slot.span->memory;
+    slot_drop(slot);
     leave(STATUS_OK);
     return capshm_release(memory, 1);
 }
@@ -262,7 +267,7 @@ enum status capshm_allocator_end_pass(bool is_revoked) {
         free_some();
         has_more = quarantine.passing.count > 0;
         quarantine.passes += !has_more;
-        status = leave(has_more || slots_first_unused() == NULL ? STATUS_OK : STATUS_MEMORY_UNUSED);
+        status = leave(has_more || !slots_has_unused() ? STATUS_OK : STATUS_MEMORY_UNUSED);
     }
     quarantine.is_passing = false;
     return status;

@@ -67,7 +67,7 @@ enum status capshm_allocator_needed(uint64_t size, uint64_t *length);
 enum status capshm_allocator_add(uint32_t memory, uint64_t size, uint32_t into);
 
 /* The allocation that `pointer` is, and that it belongs to, is over. STATUS_NOT_ALLOCATED, as in find.
- * STATUS_MEMORY_UNUSED: it was given back, and there are mappings to be unmapped (capshm_allocator_unused).
+ * STATUS_MEMORY_UNUSED: it was given back, and there are mappings to be unmapped (capshm_allocator_begin_unmap).
  * STATUS_REVOCATION_DUE: it was given back, and a pass is due. */
 enum status capshm_allocator_give_back(uint32_t pointer);
 
@@ -79,10 +79,13 @@ enum status capshm_allocator_find(uint32_t pointer, struct allocator_range *slot
  * STATUS_MUST_MOVE: take another, copy, and give this one back. STATUS_NOT_ALLOCATED, as in find. */
 enum status capshm_allocator_resize(uint32_t pointer, uint64_t size);
 
-/* Fills `into` with the capability of a mapping that no allocation uses any more: unmap all of its bounds, then drop it.
- * STATUS_NOT_ALLOCATED: there is none. Callers keep one another out. */
-enum status capshm_allocator_unused(uint32_t into);
-enum status capshm_allocator_drop_unused(void);
+/* Fills `into` with the capability of a mapping that no allocation uses any more, and that nobody else is given: unmap all
+ * of its bounds, then end it. *mapping: its name until then. STATUS_NOT_ALLOCATED: there is none.
+ * A child that is forked in between has it still mapped, and is not given it. */
+enum status capshm_allocator_begin_unmap(uint32_t into, uint32_t *mapping);
+
+/* Not unmapped: somebody is given it again. STATUS_INVALID: no such mapping was given out. */
+enum status capshm_allocator_end_unmap(uint32_t mapping, bool is_unmapped);
 
 /* From now on. What is in quarantine stays there until it is revoked. */
 enum status capshm_allocator_set_policy(const struct allocator_policy *policy);

@@ -17,7 +17,8 @@ enum {
     SPAN_SHIFT = 15,     /* no span is shorter */
 };
 static const uint32_t LIVE = UINT32_MAX;
-static const uint32_t QUARANTINED = UINT32_MAX - 1; /* every lower word: free, and the next free slot + 1, 0 for none */
+static const uint32_t QUARANTINED = UINT32_MAX - 1;
+static const uint32_t TAKEN_OUT = UINT32_MAX - 2; /* every lower word: free, and the next free slot + 1, 0 for none */
 
 static struct slots {
     struct span *spans;
@@ -164,6 +165,11 @@ void slot_set_quarantined(struct slot slot) {
     slot.span->states[slot.number] = QUARANTINED;
 }
 
+static void add_unused(struct span *span) {
+    span->next = slots.unused_mappings;
+    slots.unused_mappings = span;
+}
+
 void slot_set_free(struct slot slot) {
     struct span *const span = slot.span;
     const bool was_full = is_full(span);
@@ -171,22 +177,42 @@ void slot_set_free(struct slot slot) {
     span->first_free = slot.number + 1;
     if (slot_is_mapping(slot)) {
         set_pages(span, 0);
-        span->next = slots.unused_mappings;
-        slots.unused_mappings = span;
+        add_unused(span);
     } else if (was_full) {
         open_span(span);
     }
 }
 
-struct span *slots_first_unused(void) {
-    return slots.unused_mappings;
+bool slots_has_unused(void) {
+    return slots.unused_mappings != NULL;
 }
 
-void slots_drop_first_unused(void) {
+struct slot slots_take_unused(void) {
     struct span *const span = slots.unused_mappings;
+    if (span == NULL)
+        return (struct slot){0};
     slots.unused_mappings = span->next;
-    *span = (struct span){.next = slots.free_spans};
-    slots.free_spans = span;
+    span->only_state = TAKEN_OUT;
+    return (struct slot){span, 0};
+}
+
+struct slot slots_find_taken(uint32_t span_number) {
+    const bool is_taken = span_number < slots.span_count && slots.spans[span_number].only_state == TAKEN_OUT;
+    return is_taken ? (struct slot){&slots.spans[span_number], 0} : (struct slot){0};
+}
+
+uint32_t slot_span_number(struct slot slot) {
+    return (uint32_t)(slot.span - slots.spans);
+}
+
+void slot_put_back(struct slot slot) {
+    slot.span->only_state = 0;
+    add_unused(slot.span);
+}
+
+void slot_drop(struct slot slot) {
+    *slot.span = (struct span){.next = slots.free_spans};
+    slots.free_spans = slot.span;
 }
 
 void slots_forget(void (*release)(uint32_t memory)) {

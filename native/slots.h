@@ -27,7 +27,7 @@ struct span {
     uint32_t first_free; /* number of a slot + 1; 0: none but the unused */
     uint32_t memory;     /* register of the capability to all of it */
     uint32_t *states;
-    struct span *next; /* in the list of its class, of the unused mappings, or of the free spans */
+    struct span *next; /* in the list of its class, of the unused mappings, or of the free spans; or in none */
     uint32_t only_state; /* of a mapping that is one slot */
 };
 
@@ -73,9 +73,16 @@ void slot_set_quarantined(struct slot slot);
 /* Free again. A mapping joins the unused ones. */
 void slot_set_free(struct slot slot);
 
-/* A mapping whose slot is free; NULL: there is none. */
-struct span *slots_first_unused(void);
-void slots_drop_first_unused(void);
+bool slots_has_unused(void);
+
+/* Takes a mapping whose slot is free out of the unused ones; none: span NULL. */
+struct slot slots_take_unused(void);
+/* The mapping that was taken out, by its span's number; none: span NULL. */
+struct slot slots_find_taken(uint32_t span_number);
+uint32_t slot_span_number(struct slot slot);
+/* One that was taken out: back to the unused ones, or gone. */
+void slot_put_back(struct slot slot);
+void slot_drop(struct slot slot);
 
 /* Calls release with the register of each span, and forgets everything. */
 void slots_forget(void (*release)(uint32_t memory));

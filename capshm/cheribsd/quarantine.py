@@ -172,13 +172,18 @@ def run_due_pass() -> None:
 def unmap_unused() -> None:
     """Unmap the mappings that no allocation uses any more; within `undisturbed`. What an error leaves comes again."""
     memory: Capability = untagged(0, 0)
+    mapping = ffi.new("uint32_t *")
     while True:
-        status = lib.capshm_allocator_unused(memory._register)
+        status = lib.capshm_allocator_begin_unmap(memory._register, mapping)
         if status == lib.STATUS_NOT_ALLOCATED:
             return
         if not status:
-            munmap(memory, memory.length)
-            status = lib.capshm_allocator_drop_unused()
+            is_unmapped = False
+            try:
+                munmap(memory, memory.length)
+                is_unmapped = True
+            finally:
+                status = lib.capshm_allocator_end_unmap(mapping[0], is_unmapped)
         if status:
             fail(status, "unmap what was freed")
 

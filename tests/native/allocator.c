@@ -2,13 +2,15 @@
  *
  * Usage: allocator [TURNS [SEED]]. Every allocation is filled with a word of its owner's, which is looked at again before
  * it is given back, and, while it is in quarantine, once more by whoever runs a pass: memory that two have at once, or
- * that was used again too early, shows. In the end all of it is free. Exits with 1 if it is not so.
+ * that was used again too early, shows. Each mapping lies at a place of its own, so one that is unmapped twice, or never,
+ * shows too; unmapping fails now and then. In the end all of it is free. Exits with 1 if it is not so.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sys/wait.h>
 
 #include "harness.h"
+#include "slots.h"
 
 enum {
     THREADS = 4,
@@ -18,11 +20,12 @@ enum {
     LARGEST = 3 << 14, /* a third of the sizes that are beyond chunks */
 };
 #define ARENA_SIZE (UINT64_C(8) << 30)
+#define PLACE_SIZE (UINT64_C(1) << 16)
 #define FREED (UINT64_C(1) << 63)
 
 static uint64_t turns;
 static _Atomic uint64_t next_place = ARENA;
-static pthread_mutex_t unmapping = PTHREAD_MUTEX_INITIALIZER;
+static _Atomic bool is_mapping[ARENA_SIZE / PLACE_SIZE]; /* a mapping that is one allocation is there */
 
 struct worker {
     struct actor actor;
@@ -52,12 +55,16 @@ static bool has_mark(uint64_t base, uint64_t length, uint64_t mark) {
     return *(uint64_t *)base == mark && *(uint64_t *)((base + length - 8) & ~UINT64_C(7)) == mark;
 }
 
+static _Atomic bool *place_of(uint64_t address) {
+    return &is_mapping[(address - ARENA) / PLACE_SIZE];
+}
+
 /* Private memory that nobody had before. */
 static void map_fresh(uint64_t size, uint32_t into) {
     uint64_t length;
     expect(capshm_allocator_needed(size, &length), "ask for the memory that is needed");
     const struct capshm_object_mapping mapping = {
-        .address = atomic_fetch_add(&next_place, (length + 0xffff) & ~UINT64_C(0xffff)),
+        .address = atomic_fetch_add(&next_place, (length + PLACE_SIZE - 1) & ~(PLACE_SIZE - 1)),
         .length = length,
         .data = -1,
         .tags = -1,
@@ -66,18 +73,30 @@ static void map_fresh(uint64_t size, uint32_t into) {
         .is_kept_at_fork = true,
     };
     expect(capshm_map_object(&mapping), "map");
+    *place_of(mapping.address) = size > SLOT_LARGEST_IN_CHUNK;
     expect(capshm_make(into, mapping.address, METADATA_ROOT, true), "make");
     expect(capshm_with_bounds(into, length, true, into), "narrow");
 }
 
-static void unmap_unused(struct worker *me) {
-    pthread_mutex_lock(&unmapping);
-    while (capshm_allocator_unused(me->spare) == STATUS_OK) {
+/* Until there is none, or as if one could not be unmapped. */
+static bool unmap_some(struct worker *me) {
+    uint32_t mapping;
+    enum status status;
+    while ((status = capshm_allocator_begin_unmap(me->spare, &mapping)) == STATUS_OK) {
         const struct capability_register memory = inspect(me->spare);
-        expect(capshm_unmap_range(memory.base, memory.length), "unmap");
-        expect(capshm_allocator_drop_unused(), "drop");
+        const bool is_unmapped = random_below(&me->actor, 4) != 0;
+        if (is_unmapped) {
+            if (!atomic_exchange(place_of(memory.base), false))
+                violated("a mapping was unmapped twice");
+            expect(capshm_unmap_range(memory.base, memory.length), "unmap");
+        }
+        expect(capshm_allocator_end_unmap(mapping, is_unmapped), "end an unmapping");
+        if (!is_unmapped)
+            return false;
     }
-    pthread_mutex_unlock(&unmapping);
+    if (status != STATUS_NOT_ALLOCATED)
+        expect(status, "begin an unmapping");
+    return true;
 }
 
 /* Nobody has written what waits since it was freed; then it is free. */
@@ -95,7 +114,7 @@ static void run_pass(struct worker *me) {
     }
     const enum status ended = capshm_allocator_end_pass(random_below(&me->actor, 4) != 0);
     if (ended == STATUS_MEMORY_UNUSED)
-        unmap_unused(me);
+        unmap_some(me);
     else
         expect(ended, "end a pass");
 }
@@ -126,7 +145,7 @@ static void give_back(struct worker *me, uint32_t i) {
     *(uint64_t *)held.base = mark_of(me, held.base) | FREED;
     const enum status status = capshm_allocator_give_back(pointer);
     if (status == STATUS_MEMORY_UNUSED)
-        unmap_unused(me);
+        unmap_some(me);
     else
         expect(status, "give back");
     me->is_in_use[i] = false;
@@ -144,7 +163,6 @@ static void run_in_child(void (*body)(struct worker *), struct worker *me) {
     const pid_t pid = fork();
     if (pid == 0) {
         expect(capshm_fork_in_child(), "attach a child");
-        pthread_mutex_init(&unmapping, NULL);
         body(me);
         _exit(0);
     }
@@ -216,6 +234,12 @@ static void run(struct worker *workers, bool is_quarantining) {
     } while (counts.quarantine > 0); /* a quarter of the passes is not completed */
     if (counts.heap != 0 || (is_quarantining && counts.passes == 0))
         violated("something is still allocated, or nothing was ever revoked");
+    while (!unmap_some(&workers[0]))
+        ;
+    for (uint64_t place = 0; place < ARENA_SIZE / PLACE_SIZE; place++) {
+        if (is_mapping[place])
+            violated("a mapping that nobody uses was never unmapped");
+    }
     if (is_quarantining)
         fork_in_pass(&workers[0]);
 }
