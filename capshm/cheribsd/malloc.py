@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _LARGEST_SLOT: int = lib.SLOT_LARGEST_IN_CHUNK
 _WORD_LAST = (1 << 64) - 1
+_FREED = (lib.STATUS_MEMORY_UNUSED, lib.STATUS_REVOCATION_DUE)  # and there is something left to do
 
 # Bound once, as in capshm.capability: a malloc is a few calls in all.
 _allocate = lib.capshm_allocator_take
@@ -64,28 +65,44 @@ def _allocate_slowly(size: int) -> Capability:
 
 
 def _allocate_undisturbed(size: int) -> Capability:
-    pointer = untagged(
-        0, 0
-    )  # its register is filled here, and only here: the caller may have been interrupted meanwhile
-    while True:  # another thread may have been here meanwhile
-        status = _allocate(size, pointer._register)
-        if status == lib.STATUS_REVOCATION_DUE:
-            quarantine.run_due_pass()
-            continue
-        if status == lib.STATUS_MEMORY_NEEDED:
-            length = ffi.new("uint64_t *")
-            status = lib.capshm_allocator_needed(size, length)
-            if not status:
-                memory = mmap(None, length[0], PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON)
-                status = lib.capshm_allocator_add(memory._register, size, pointer._register)
-        if status:
-            fail(status, f"malloc({size})")
-        return pointer
+    pointer = untagged(0, 0)  # its register is filled only here: the caller may have been interrupted meanwhile
+    while status := _allocate(size, pointer._register):  # another thread may have been here meanwhile
+        if provide(status, f"malloc({size})", size, pointer._register):
+            break
+    return pointer
+
+
+def provide(status: int, call: str, size: int = 0, into: int = 0) -> bool:
+    """Do what the core's allocator asks for with this status (native/allocator.h); within `undisturbed`.
+
+    Returns whether the register `into` has been filled with an allocation of `size` bytes: it was memory that was
+    needed. call: what an error names. Raises that for all other statuses, and what mapping and unmapping may raise.
+    """
+    if status == lib.STATUS_MEMORY_NEEDED:
+        _add_memory(call, size, into)
+        return True
+    if status == lib.STATUS_REVOCATION_DUE:
+        quarantine.run_due_pass()
+    elif status == lib.STATUS_MEMORY_UNUSED:
+        quarantine.unmap_unused()
+    else:
+        fail(status, call)
+    return False
+
+
+def _add_memory(call: str, size: int, into: int) -> None:
+    length = ffi.new("uint64_t *")
+    status = lib.capshm_allocator_needed(size, length)
+    if not status:
+        memory = mmap(None, length[0], PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON)
+        status = lib.capshm_allocator_add(memory._register, size, into)
+    if status:
+        fail(status, call)
 
 
 def calloc(k: SupportsIndex, n: SupportsIndex) -> Capability:
-    """Memory for k times n bytes, all zero."""
-    pointer = malloc(word("k", k) * word("n", n))
+    """Memory for k times n bytes, all zero. Refused with ENOMEM, as malloc, also where no word can say how many."""
+    pointer = malloc(min(word("k", k) * word("n", n), _WORD_LAST))
     length = pointer.length
     if length <= _LARGEST_SLOT:  # a mapping of its own is zero
         pointer.write(0, bytes(length))
@@ -95,7 +112,10 @@ def calloc(k: SupportsIndex, n: SupportsIndex) -> Capability:
 def realloc(p: Capability | None, n: SupportsIndex) -> Capability:
     """The allocation with another size: `p` itself if `n` bytes fit and waste at most half, else moved with its tags.
 
-    None: a new one. CapshmError if `p` is not allocated; then nothing has changed. Source: cheribsd.md 2.7.
+    None: a new one. Through a pointer with narrower bounds only those bytes move, and all of the allocation is freed.
+    CapshmError if `p` is not allocated, or what malloc and copying may raise; then nothing has changed. What unmapping
+    the old memory raises is not heard of: `p` is freed, and is unmapped with the next one. Source: cheribsd.md 2.7;
+    CheriBSD's mrs_realloc.
     """
     size = word("n", n)
     if p is None:
@@ -108,10 +128,18 @@ def realloc(p: Capability | None, n: SupportsIndex) -> Capability:
     moved = malloc(size)
     try:
         p.copy_to(moved, min(p.length, moved.length))
-        free(p)
     except BaseException:
         free(moved)
         raise
+    status = _deallocate(p._register)  # from here on what it held is in the copy alone
+    if status in _FREED:
+        try:
+            _finish_free(status)
+        except errors.CapshmError:
+            pass  # the next free has it too
+    elif status:
+        free(moved)
+        _refuse(status, "realloc", p)
     return moved
 
 
@@ -128,11 +156,13 @@ def free(p: Capability | None) -> None:
         _deallocate_slowly(status, p)
 
 
+def _finish_free(status: int) -> None:
+    client.current().undisturbed(lambda: provide(status, "free"))
+
+
 def _deallocate_slowly(status: int, p: Capability) -> None:
-    if status == lib.STATUS_MEMORY_UNUSED:
-        client.current().undisturbed(quarantine.unmap_unused)
-    elif status == lib.STATUS_REVOCATION_DUE:
-        client.current().undisturbed(quarantine.run_due_pass)
+    if status in _FREED:
+        _finish_free(status)
     elif status != lib.STATUS_NOT_ALLOCATED or "_RUNTIME_ABORT_DISABLE" not in os.environ:
         _refuse(status, "free", p)
 
