@@ -155,7 +155,8 @@ static const struct world plain = {plain_allocate, plain_give_back, plain_resize
 
 /* exec: the old program's memory is gone. */
 static enum status give_back_all(struct replay *it, const struct world *world, bool *is_done) {
-    for (uint32_t number = 0; number < it->slot_count; number++) {
+    for (; it->first_left < it->slot_count; it->first_left++) {
+        const uint32_t number = it->first_left;
         if (!it->slots[number].is_live)
             continue;
         bool is_given_back = false;
@@ -164,6 +165,7 @@ static enum status give_back_all(struct replay *it, const struct world *world, b
         if (status != STATUS_OK)
             return status;
     }
+    it->first_left = 0;
     *is_done = true;
     return STATUS_OK;
 }

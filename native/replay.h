@@ -59,6 +59,7 @@ struct replay {
     uint32_t process;   /* its number in the trace */
     uint32_t table;     /* emulated: the register of the capability to slot_count granules */
     uint32_t registers; /* emulated: the first of REPLAY_REGISTERS in a row */
+    uint32_t first_left; /* of the event at position, an exec: numbers below it are free already */
     bool is_taken;      /* the event at position has its memory already, in REPLAY_NEW */
     void **pointers;    /* plain: the table; NULL: emulated */
     uint64_t operations; /* allocations, frees and resizes so far */
