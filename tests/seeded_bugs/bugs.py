@@ -35,6 +35,8 @@ class Bug:
 CONFORMANCE = "tests/conformance/cheribsd"
 BETWEEN_STEPS = "tests/faults/test_between_steps.py"
 ALLOCATOR = "tests/unit/test_allocator.py"
+HEAP_THREADS = "tests/unit/test_allocator_threads.py"
+QUARANTINE = "tests/unit/test_quarantine.py"
 HISTORY = "tests/litmus/test_history.py::test_all_has_an_explanation"
 
 BUGS = [
@@ -311,13 +313,26 @@ BUGS = [
         "freed-is-free-at-once",
         "what is freed is used again before it is revoked",
         (("allocator.c", "    if (!quarantine.policy.is_quarantining) {", "    if (true) {"),),
-        Node(f"{ALLOCATOR}::test_nothing_is_used_again_before_it_is_revoked"),
+        Node(f"{QUARANTINE}::test_nothing_is_used_again_before_it_is_revoked"),
     ),
     Bug(
         "incomplete-pass-frees",
         "what a pass could not revoke is used again all the same",
         (("allocator.c", "bool has_more = is_revoked;", "bool has_more = true;"),),
-        Node(f"{ALLOCATOR}::test_a_pass_that_does_not_complete"),
+        Node(f"{QUARANTINE}::test_a_pass_that_does_not_complete"),
+    ),
+    Bug(
+        "unmapped-twice",
+        "what was unmapped is given out again, and may be somebody else's by then",
+        (("allocator.c", "    if (!is_unmapped) {", "    if (true) {"),),
+        Program("allocator"),
+        (Node(f"{HEAP_THREADS}::test_a_mapping_that_is_freed_while_another_is_unmapped"),),
+    ),
+    Bug(
+        "never-unmapped",
+        "what could not be unmapped once is forgotten",
+        (("allocator.c", "        slot_put_back(slot);\n", ""),),
+        Program("allocator"),
     ),
     Bug(
         "child-in-its-parents-pass",
