@@ -1,9 +1,9 @@
 """Capabilities as Python values: `Capability`, `sealing_root`.
 
 A `Capability` is the number of a register of this process (native/register_file.h), so revocation reaches values held
-in variables. It is immutable. Every method checks first, in the order of the ISA (spec/cheribsd.md 5.3); what derives
-never faults but clears the tag (5.2); what touches memory raises a `Fault` and has then changed nothing, except where
-it says otherwise.
+in variables. It is immutable. Every method checks first, in the order of the ISA (CHERI ISAv9); what derives never
+faults but clears the tag; what touches memory raises a `Fault` and has then changed nothing, except where it says
+otherwise.
 
 Offsets count from `address`. They may be negative; the sum wraps at 2**64 as the ISA's addition does.
 """

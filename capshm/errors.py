@@ -38,7 +38,7 @@ class Refused(CapshmError, OSError):
     """A call was refused by a rule; nothing was changed.
 
     errno: what CheriBSD would have set. rule: the rule's full name ("cheribsd:E2"; "host" where this machine's kernel
-    refused), the word that `capshm explain`, the audit and the specification have for it. The message says what was
+    refused), the word that `capshm explain` and the audit have for it. The message says what was
     asked, what is allowed, and what would be needed.
     """
 
@@ -65,7 +65,7 @@ def _errno_name(number: int | None) -> str:
 
 
 class Fault(CapshmError):
-    """An emulated hardware fault (spec/cheribsd.md 5.3).
+    """An emulated hardware fault (ISAv9 and CheriBSD's signal codes).
 
     signal, code: names of the signal and its code as CheriBSD delivers them. address: where the access stopped; in a
     bulk form all elements before it are done. capability: the authority that was used.

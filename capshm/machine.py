@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self, SupportsIndex, TypeVar, cast
 
-from capshm import _launch, client, errors, records
+from capshm import _launch, client, errors, policies, records
 from capshm.model.constants import ARENA_SIZE
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class Machine:
                 raise ValueError(f"{argument} must be one of {', '.join(_CHOICES[argument])}, not {value!r}")
         if not all(isinstance(each, str) for each in (policy, revoker)):
             raise TypeError("policy and revoker are names")
+        if policy not in policies.names():
+            raise ValueError(f"policy must be one of {', '.join(policies.names())}, not {policy!r}")
         if revoker not in _REVOKERS:
             raise ValueError(f"revoker must be one of {', '.join(_REVOKERS)}, not {revoker!r}")
         size = operator.index(arena_size)
@@ -113,6 +115,10 @@ class Machine:
         self._leaks = leaks
         self._creator = 0  # the pid that has entered
         self._broker: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        broker = "not entered" if self._broker is None else f"broker {self._broker.pid}"
+        return f"<Machine {self.name!r}: {self._settings['policy']}, {self._settings['revoker']}, {broker}>"
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ so those of the machine's processes come after one that is being answered here; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -44,10 +45,29 @@ def choose(name: str | None) -> str:
     raise CapshmError(f"{len(running)} machines are running; say which with --machine: {', '.join(running)}")
 
 
+def choose_for(pid: int, name: str | None) -> str:
+    """The machine to look at for a process: as `choose`, and where several are running the one that it is in.
+
+    CapshmError: there is no machine, or it is in none of them.
+    """
+    running = machines()
+    if name or os.environ.get(connection.MACHINE_VARIABLE) or len(running) < 2:
+        return choose(name)
+    for machine in running:
+        with contextlib.suppress(CapshmError), Observer(machine) as observer:  # it may have ended meanwhile
+            if any(each.pid == pid for each in observer.processes()):
+                return machine
+    raise CapshmError(f"process {pid} is in none of the {len(running)} machines that are running: {', '.join(running)}")
+
+
 class Observer:
     """A look at one machine. CapshmError: there is none of that name; BrokerGone: it has ended meanwhile."""
 
     def __init__(self, machine: str) -> None:
+        running = machines()
+        if machine not in running:
+            others = f"; there are {', '.join(running)}" if running else ", and no other"
+            raise CapshmError(f"no machine {machine!r} of this user is running{others}")
         self.machine = machine
         self._connection = connection.Connection(connection.connect(machine))
 

@@ -150,8 +150,8 @@ def read(path: str) -> Iterator[tuple[int, float, int, int, str, str, int, bool,
 def check(path: str) -> tuple[int, list[Finding]]:
     """Read an audit file from beginning to end: how many whole records it has, and what is wrong with it.
 
-    A gap, a number that comes twice, a line that is no record, and a half-written tail are found. OSError if the file
-    cannot be read.
+    A gap, a number that comes twice, a line that is no record, and a half-written tail are found; of a file without any
+    whole record only that it is no audit. OSError if the file cannot be read.
     """
     count = 0
     expected = 1
@@ -174,4 +174,6 @@ def check(path: str) -> tuple[int, list[Finding]]:
             expected = record.number + 1
     finally:
         os.close(fd)
+    if findings and not count:
+        return 0, [Finding(0, "this is no audit: not one of its lines is a record")]
     return count, findings

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -160,7 +161,9 @@ def listen(name: str) -> socket.socket:
         sock.listen(1024)
     except OSError as error:
         sock.close()
-        raise CapshmError(f"a machine cannot be named {name!r}: {error.strerror}; another may have that name") from None
+        if error.errno == errno.EADDRINUSE:
+            raise CapshmError("another machine of that name is running") from None
+        raise CapshmError(f"it cannot listen: {error.strerror}") from None
     return sock
 
 

@@ -11,7 +11,7 @@ Answers: {"n": 7, ...result}, {"n": 7, "refused": {"rule", "errno", "message"}} 
 from __future__ import annotations
 
 import re
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias, get_args
 
 import msgspec
 
@@ -229,6 +229,13 @@ Request: TypeAlias = (
     | Nothing
     | End
 )
+
+EVENTS: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(Request)) | {
+    "fork drop",
+    "fork failed",
+    "stranger",
+}
+"""What a record of the audit may have as its event: a request, or what happens beside one."""
 
 Value: TypeAlias = "str | int | float | bool | list[Value] | tuple[Value, ...] | dict[str, Value] | None"
 """What an answer is made of."""

@@ -114,8 +114,7 @@ def realloc(p: Capability | None, n: SupportsIndex) -> Capability:
 
     None: a new one. Through a pointer with narrower bounds only those bytes move, and all of the allocation is freed.
     CapshmError if `p` is not allocated, or what malloc and copying may raise; then nothing has changed. What unmapping
-    the old memory raises is not heard of: `p` is freed, and is unmapped with the next one. Source: cheribsd.md 2.7;
-    CheriBSD's mrs_realloc.
+    the old memory raises is not heard of: `p` is freed, and is unmapped with the next one. As CheriBSD's mrs_realloc.
     """
     size = word("n", n)
     if p is None:

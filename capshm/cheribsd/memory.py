@@ -42,7 +42,7 @@ def mmap(
     """Map memory and return the capability to it; it has SW_VMEM, so it may also change the mapping.
 
     fd: -1 for none. offset: whole pages. The bounds are padded until they can be represented; what is padded cannot be
-    touched. Refused: the message says by which rule. Source: cheribsd.md 1.A, 1.C, 1.E, 1.G.
+    touched. Refused: the message says by which rule. Rules: cheribsd:A, C, E, G (`capshm explain A`).
     """
     descriptor = operator.index(fd)
     place = operator.index(offset)
@@ -131,7 +131,7 @@ def unmap(answer: Answer) -> None:
 def mprotect(addr: Address, length: SupportsIndex, prot: SupportsIndex) -> None:
     """Change what whole pages permit now and, with PROT_MAX, at most. All pages are changed, or none.
 
-    Refused with EPROT for the wrong pointer (B7), EACCES above the maximum (B3). Source: cheribsd.md 1.B.
+    Refused with EPROT for the wrong pointer (B7), EACCES above the maximum (B3). Rules: cheribsd:B.
     """
     mine = client.current()
 
@@ -155,7 +155,7 @@ def minherit(addr: Address, length: SupportsIndex, inherit: SupportsIndex) -> No
     """Say what children of later forks get of whole pages: INHERIT_SHARE, COPY, NONE or ZERO. All pages, or none.
 
     Where Linux has no memory for private memory to become shared, what lies before it stays shared.
-    Source: cheribsd.md 1.I.
+    Rules: cheribsd:I.
     """
     kind = operator.index(inherit)
     mine = client.current()

@@ -1,4 +1,4 @@
-"""When memory that `free` was given may be used again: quarantine, its policy, and its passes (cheribsd.md 2.7).
+"""When memory that `free` was given may be used again: quarantine, its policy, and its passes (mrs(3) of CheriBSD).
 
 Where memory can be revoked, what is freed waits in quarantine. An allocation that finds too much waiting runs a pass:
 all that waits is revoked at once, and is free. While a pass runs, allocations of other threads go on and what they free

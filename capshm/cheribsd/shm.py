@@ -34,7 +34,7 @@ def shm_open(path: str | _Anonymous, flags: SupportsIndex, mode: SupportsIndex =
 
     path: begins with "/"; SHM_ANON for a new object without name. flags: O_RDONLY or O_RDWR, O_CREAT, O_EXCL, O_TRUNC
     of os, and O_SHARECAP: the new object may carry capabilities between address spaces. Without it the object belongs
-    to this process's address space. Source: cheribsd.md 1.D, 1.E.
+    to this process's address space. Rules: cheribsd:1.D, D, E (`capshm explain D`).
     """
     return shm_open2(path, operator.index(flags) | os.O_CLOEXEC, mode, 0)
 

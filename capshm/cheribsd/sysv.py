@@ -32,7 +32,7 @@ def shmget(key: SupportsIndex, size: SupportsIndex, flags: SupportsIndex) -> int
 
 
 def shmat(shmid: SupportsIndex, addr: Address = None, flags: SupportsIndex = 0) -> Capability:
-    """Map a whole segment. flags: SHM_RDONLY, SHM_RND. Source: cheribsd.md 1.H."""
+    """Map a whole segment. flags: SHM_RDONLY, SHM_RND. Rules: cheribsd:H."""
     mine = client.current()
 
     def attach() -> Capability:

@@ -10,7 +10,9 @@ from typing import Annotated
 
 import cyclopts
 
+from capshm.commands import names
 from capshm.commands.tables import Json, print_json, print_table
+from capshm.model.rules import RULES
 from capshm.observer import Observer, choose
 from capshm.records import Audit
 
@@ -40,6 +42,18 @@ class Filters:
     event: str | None = None
     rule: str | None = None
     refused: Annotated[bool, cyclopts.Parameter(negative=())] = False
+
+    def check(self, records: list[Audit]) -> None:
+        """CycloptsError: there is no such event or rule. What the records have is known, too: a plug-in's rules."""
+        from capshm.broker.messages import EVENTS  # only here: it needs the broker's libraries
+
+        if self.event is not None:
+            events = EVENTS | {each.event for each in records}
+            names.check("event", self.event, events, f"there are {', '.join(sorted(events))}")
+        if self.rule is not None:
+            rules = RULES.keys() | {each.rule for each in records if each.rule}
+            short = {rule.removeprefix("cheribsd:") for rule in rules}
+            names.check("rule", self.rule, rules | short, "`capshm explain` lists them")
 
     def matches(self, record: Audit) -> bool:
         """Whether the record is meant."""
@@ -74,6 +88,7 @@ def show(
         Print one JSON document.
     """
     records, findings = _read(file, machine)
+    filters.check(records)
     chosen = [each for each in records if filters.matches(each)]
     if json_output:
         print_json({"records": [each._asdict() for each in chosen], "findings": findings})
@@ -96,8 +111,9 @@ def check(
     """Answer by the exit status whether something has happened: 0 no, 1 yes, 3 the audit itself is damaged.
 
     With filters: whether any record matches all of them, `capshm audit check --rule E9` for example: has anybody mapped
-    a share-cap object with capability permission? Without any: whether the audit is whole, without gaps or a
-    half-written tail.
+    a share-cap object with capability permission? (Under policy "open" every object is share-cap.) Without any: whether
+    the audit is whole, without gaps or a half-written tail. An event or a rule that there is not is a wrong command
+    line, 2.
 
     Parameters
     ----------
@@ -109,6 +125,7 @@ def check(
         Print one JSON document.
     """
     records, findings = _read(file, machine)
+    filters.check(records)
     found = [each for each in records if filters.matches(each)] if filters != _NO_FILTERS else []
     if json_output:
         document = {"records": len(records), "found": [each._asdict() for each in found], "findings": findings}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import join
 
 from capshm.commands.tables import Json, print_json, print_table
 from capshm.errors import BrokerGone, CapshmError
@@ -47,8 +48,12 @@ def ps(*, machine: str | None = None, json_output: Json = False) -> None:
 
 
 def _command(pid: int) -> str:
-    """Its name as the kernel has it; it may have ended meanwhile."""
+    """Its program and arguments, in one line; of what `capshm run` has attached, the script and its own."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
-    except OSError:
+        text = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it has ended meanwhile
         return ""
+    program, *words = text.removesuffix("\0").split("\0")
+    if "capshm._script" in words[:3]:
+        program, *words = words[words.index("capshm._script") + 1 :]
+    return " ".join(join([Path(program).name, *words]).split())

@@ -41,8 +41,11 @@ def run(
         A file to be made for the audit.
     """
     if not command:
-        raise cyclopts.ValidationError(msg="which program? capshm run [options] -- PROGRAM [ARGUMENTS]")
-    machine = Machine(policy, revoker, isa=isa, name=name, audit=audit)
+        raise cyclopts.CycloptsError(msg="which program? capshm run [options] -- PROGRAM [ARGUMENTS]")
+    try:
+        machine = Machine(policy, revoker, isa=isa, name=name, audit=audit)
+    except ValueError as error:
+        raise cyclopts.CycloptsError(msg=str(error)) from None
     with machine:
         program = machine.spawn(_attached(command))
         # An interrupt from the terminal reaches the program by itself; this process has to outlive it.

@@ -25,7 +25,7 @@ def print_json(document: Mapping[str, object]) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Columns under capital headings, as procstat has them: numbers to the right, what is missing as a dash.
 
-    Nothing is cut off where the output is no terminal, so that it can be searched.
+    Where the output is no terminal nothing is cut off, so that it can be searched, and no line ends in blanks.
     """
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -35,9 +35,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
         table.add_column(column, justify="right" if lines and are_numbers else "left", no_wrap=True)
     for line in lines:
         table.add_row(*(Text(_text(cell)) for cell in line))
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console.width = 10_000
+    with console.capture() as text:
+        console.print(table)
+    print("\n".join(shown.rstrip() for shown in text.get().splitlines()))
 
 
 def _text(cell: Cell) -> str:

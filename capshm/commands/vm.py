@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capshm.commands.tables import Json, print_json, print_table
-from capshm.observer import Observer, choose
+from capshm.observer import Observer, choose_for
 from capshm.records import Mapping, Object
 
 
@@ -19,11 +19,11 @@ def vm(pid: int, *, machine: str | None = None, json_output: Json = False) -> No
     pid
         Of the process.
     machine
-        Its name; needed where several are running.
+        Its name; without it, the one that the process is in.
     json_output
         Print one JSON document.
     """
-    name = choose(machine)
+    name = choose_for(pid, machine)
     with Observer(name) as observer:
         mappings = observer.mappings(pid)
         objects = {each.id: each for each in observer.objects()}

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Policy(Protocol):
-    """Who may share capabilities through memory (cheribsd.md 6.1). A refusing answer is the full name of a rule."""
+    """Who may share capabilities through memory. A refusing answer is the full name of a rule."""
 
     @property
     def name(self) -> str:

@@ -167,7 +167,7 @@ def _check_subset(prot: int, now: int, most: int, rule: str) -> None:
 
 
 def _check_not_mixed(prot: int, now: int, most: int) -> None:
-    """Row A11. Nothing is implied for PROT_NONE, so nothing is mixed there (6.3)."""
+    """Row A11. Nothing is implied for PROT_NONE, so nothing is mixed there."""
     if now != PROT_NONE and bool(now & _PROT_MARK) != bool(most & _PROT_MARK):
         raise Refusal(
             "cheribsd:A11",

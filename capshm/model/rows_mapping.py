@@ -207,7 +207,9 @@ E1 The owner may map with capability permission
 As often as it likes; what is stored through one alias is seen through the other.
 
 E2 EACCES Nobody but the owner may map with capability permission
-Another address space is refused if the maximum permission has it, shared or private, whoever opened or sent what.
+An address space that does not own the object is refused a mapping, shared or private, through which capabilities could
+be loaded or stored now or after an mprotect (its maximum permission), whoever opened or sent the descriptor. A mapping
+for data, with PROT_NO_CAP where A2 implies the permission, is allowed (E3).
 
 E3 Data may be shared with anybody
 A mapping without capability permission is allowed: loads strip, tagged stores fault.
@@ -228,7 +230,8 @@ E8 EACCES Writing needs a writable descriptor
 MAP_SHARED with PROT_WRITE on a descriptor that is read-only, or on a write-sealed object. Checked before the owner.
 
 E9 A share-cap object is everybody's
-Anyone may map it with capability permission, and tags travel in both directions.
+Anyone may map it with capability permission, and tags travel in both directions. Under policy "open" every object is
+share-cap, and E9 stands beside each mapping of shared memory with capability permission.
 
 E10 A mapping without the permission passes nothing
 Also of a share-cap object.

@@ -1,6 +1,7 @@
 """The rows about processes, in our own words: F fork and exit, G anonymous, H System V, I minherit, K what was open.
 
-A paragraph each: "NAME [ERRNO] title", then the text that `capshm explain` shows.
+At the end, the names that are no rows. A paragraph each: "NAME [ERRNO] title", then the text that `capshm explain`
+shows.
 """
 
 from typing import Final
@@ -159,8 +160,8 @@ Every program here counts as a pure-capability one.
 I15 EINVAL A reservation is hidden from children as a whole
 INHERIT_NONE must cover all that is mapped in the reservation.
 
-I16 The old order of a test is refused
-NONE and then SHARE of private memory used to succeed; I1 refuses it.
+I16 INHERIT_NONE does not open a way to INHERIT_SHARE
+A test of CheriBSD gives private memory NONE and then SHARE, and expects success. I1 refuses the second.
 
 K1 EACCES Sharing can be switched off
 For a process by procctl, for a program by its note, for the machine; the first that says something decides. Then
@@ -172,8 +173,8 @@ Left open by the pull request; I15 answers.
 K3 EACCES Anonymous sharing obeys the same switch
 MAP_ANON|MAP_SHARED with capability permission is refused where K1 switches sharing off.
 
-K4 The flag that D5 is about
-A slip in the pull request that capshm does not follow.
+K4 The pull request refuses O_SHARECAP for share-cap objects
+By a slip; capshm allows it, see D5.
 
 K5 Untouched memory is not shared either
 I1 refuses it although nothing is there; capshm follows, except for I6.
@@ -181,22 +182,30 @@ I1 refuses it although nothing is there; capshm follows, except for I6.
 K6 No room for hoards ends no machine
 Where the pull request panics, the revocation call fails with ENOMEM and the epoch stays open.
 
-K7 A gap in a manual page
-shm_open(2) does not list O_SHARECAP and its EPERM; see D1 and D4.
+K7 shm_open(2) does not tell of O_SHARECAP
+Nor of its EPERM; D1 and D4 say what it does.
 
-K8 exec that keeps ownership
-F19 answers.
+K8 exec could keep ownership
+Where CheriBSD uses an address space again for the new program; in capshm it never does, see F19.
 
-K9 The pull request is open
-A smaller one carries A5 alone.
+K9 CheriBSD has not merged these rules yet
+Pull request #2225, where most of them come from, was still under review when this was written; #2673 carries A5 alone.
 
 MAN EINVAL The manual pages' own checks
 Lengths, flags that exclude each other, alignment, room in the address space (ENOMEM), keys and names (EEXIST, ENOENT,
 EPERM, EACCES): what mmap(2), shm_open(2) and shmget(2) refuse on any system.
 """
 
-POLICIES: Final = """
+OTHERS: Final = """
 isolated EACCES Policy "isolated" lets no capability cross
 O_SHARECAP is refused for new objects, and memory without a descriptor that others share, anonymous or System V, cannot
 be mapped with capability permission.
+
+host This machine's kernel could not
+Not a rule of CheriBSD: the policy allows the call, and Linux, here and now, cannot carry it out: a limit is
+reached, memory is short, a descriptor is closed. errno is Linux's, and the message has its reason.
+
+credentials A packet came over another process's connection
+Not a rule of CheriBSD: in the audit, beside the event "stranger". Each connection to the broker is one process's; what
+anybody else sends over it is refused.
 """

@@ -1,8 +1,9 @@
 """The rules by their names, and the refusal that names one.
 
-A rule is a row of the specification: "cheribsd:E2". Three kinds of name are no rows: "cheribsd:1.D/3" is a step of the
-order of checks that section 1.D lists, "cheribsd:MAN" a check of the manual pages that the rows take for granted, and
-"isolated" the answer of the policy of that name.
+A rule is a row of a table of capshm's own, written down from CheriBSD's pull request #2225, its manual pages and tests:
+"cheribsd:E2". Some names are no rows: "cheribsd:1.D/3" is a step in the order of shm_open's checks, "cheribsd:MAN" a
+check of the manual pages that the rows take for granted, "isolated" the answer of the policy of that name, "host" that
+of this machine's kernel, and "credentials" that of the broker to a packet from somebody else.
 """
 
 from __future__ import annotations
@@ -58,6 +59,6 @@ def _read(table: str, prefix: str = "") -> dict[str, Rule]:
 RULES: Final = {
     **_read(rows_mapping.TABLE, "cheribsd:"),
     **_read(rows_sharing.TABLE, "cheribsd:"),
-    **_read(rows_sharing.POLICIES),
+    **_read(rows_sharing.OTHERS),
 }
-"""Every rule by its full name, in the order of the specification."""
+"""Every rule by its full name, in the order of the tables."""

@@ -1,4 +1,4 @@
-"""Policies: who may share capabilities through memory, one file each (cheribsd.md 6.1).
+"""Policies: who may share capabilities through memory, one file each.
 
 A policy is any object that answers the questions of `Policy`, found by its name in the entry point group
 "capshm.policies"; those that come with capshm are registered in the same way.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -103,6 +104,24 @@ def test_audit_damage_is_found(tmp_path: Path) -> None:
         "no record",
         "a half-written tail of 20 bytes",
     ]
+
+
+def test_what_is_no_audit_is_told_once(tmp_path: Path) -> None:
+    """A file of another kind is one finding, however many lines it has; an empty one is an audit of nothing."""
+    path = tmp_path / "notes"
+    path.write_text("one\ntwo\nthree", encoding="utf-8")
+    assert audit.check(str(path)) == (0, [audit.Finding(0, "this is no audit: not one of its lines is a record")])
+    path.write_bytes(b"")
+    assert audit.check(str(path)) == (0, [])
+
+
+def test_every_recorded_event_has_a_known_name() -> None:
+    """What the broker's sources record beside requests is among the events that a user may ask for."""
+    sources = "".join(path.read_text() for path in Path(audit.__file__).parent.glob("*.py"))
+    told = re.findall(r'event="([^"]+)"|\.record\(\s*\w+,\s*"([^"]+)"(?: if [\w.]+ else "([^"]+)")?', sources)
+    names = {name for found in told for name in found if name}
+    assert {"fork drop", "fork failed", "forked", "end", "stranger"} <= names <= messages.EVENTS
+    assert {"map", "shm_open", "attach"} <= messages.EVENTS
 
 
 def test_audit_on_a_full_disk() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -113,10 +114,27 @@ def test_a_question_to_the_audit_is_answered_by_the_exit_status() -> None:
             assert (
                 run("audit", "check", "--rule", "E2", "--pid", str(os.getpid()), machine=machine.name).returncode == 0
             )
-        for words, status in (([], 0), (["--rule", "cheribsd:E2"], 1), (["--refused"], 1), (["--event", "rename"], 0)):
+        for words, status in (
+            ([], 0),
+            (["--rule", "cheribsd:E2"], 1),
+            (["--refused"], 1),
+            (["--event", "shm_rename"], 0),
+        ):
             assert run("audit", "check", str(file), *words).returncode == status, words
         (refused,) = read("audit", str(file), "--refused")["records"]
         assert (refused["pid"], refused["rule"], refused["file"]) == (child.pid, "cheribsd:E2", __file__)
+        for words, hint in (
+            (["--rule", "E22"], "'E2'"),
+            (["--rule", "ZZ"], "capshm explain"),
+            (["--event", "shm_opne"], "'shm_open'"),
+        ):
+            for verb in (["audit"], ["audit", "check"]):
+                mistyped = run(*verb, str(file), *words)
+                assert (mistyped.returncode, mistyped.stdout) == (2, ""), words
+                assert hint in mistyped.stderr
+        rows = run("audit", str(file)).stdout.splitlines()
+        assert len(rows) > 3
+        assert [row for row in rows if row != row.rstrip()] == []
         file.write_bytes(file.read_bytes()[:-5])
         damaged = run("audit", "check", str(file))
         assert damaged.returncode == 3
@@ -144,6 +162,91 @@ def test_a_script_runs_attached() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "which program?"),
+        (["--"], "which program?"),
+        (["--policy", "open"], "which program?"),
+        (["--policy", "nosuch", "--", "true"], "policy must be one of cheribsd"),
+        (["--revoker", "foo", "--", "true"], "revoker must be one of none"),
+        (["--name", "a b", "--", "true"], "a machine's name has"),
+        (["--isa", "foo", "--", "true"], 'Invalid value "foo" for'),
+    ],
+)
+def test_a_wrong_command_line_is_told(words: list[str], reason: str) -> None:
+    """Whether the parser finds it or the verb: the same box on standard error, and exit status 2."""
+    done = run("run", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("╭─ Error")
+    assert reason in done.stderr
+
+
+@pytest.mark.slow
+def test_whoever_reads_may_go() -> None:
+    """A verb whose output nobody reads any more ends quietly, as a program does that SIGPIPE ends."""
+    for words in (["explain", "--json"], ["explain"], ["explain", "E2"]):
+        command = [sys.executable, "-P", "-m", "capshm", *words]
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.slow
+@isolated()
+def test_of_several_machines_the_one_of_the_process_is_found() -> None:
+    """vm needs no name for a process that is in one of them, and names all for one that is in none; ps does, too.
+
+    ps shows scripts by their names, and a name that is taken or that nobody has is told in a sentence.
+    """
+    with tempfile.TemporaryDirectory() as folder, capshm.Machine(name="several-1"):
+        script = Path(folder, "waits for input.py")
+        script.write_text("import os, sys\nprint(os.getpid(), flush=True)\nsys.stdin.read()\n")
+        command = [sys.executable, "-P", "-m", "capshm", "run", "--name", "several-2", "--", str(script), "-b"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            pid = other.stdout.readline().strip()
+            assert json.loads(run("vm", pid, "--json").stdout)["machine"] == "several-2"
+            assert json.loads(run("vm", str(os.getpid()), "--json").stdout)["machine"] == "several-1"
+            nobody = run("vm", "1")
+            assert nobody.returncode == 1
+            assert "process 1 is in none of the " in nobody.stderr
+            assert "several-1, several-2" in nobody.stderr  # beside others of the same user
+            commands = {each["pid"]: each["command"] for each in read("ps", machine="several-2")["processes"]}
+            assert commands[int(pid)] == "'waits for input.py' -b"
+            assert str(commands[other.pid]).endswith(f"-m capshm run --name several-2 -- '{script}' -b")
+            absent = run("ps", machine="nope").stderr
+            assert absent.startswith("capshm: no machine 'nope' of this user is running; there are ")
+            taken = run("run", "--name", "several-2", "--", "true")
+            assert taken.returncode == 1
+            assert (
+                taken.stderr == "capshm: no broker for machine 'several-2': another machine of that name is running\n"
+            )
+            other.communicate("")
+            assert other.returncode == 0
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_traceback_begins_in_the_script() -> None:
+    """What capshm run shows of an uncaught error is what Python would; of a script with a wrong line, too."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "wrong.py")
+        for text, shown in (
+            ("def fail():\n    raise KeyError('here')\nfail()\n", ["line 3", "line 2", "KeyError: 'here'"]),
+            ("a = 1\n  b = 2\n", ["line 2", "IndentationError"]),
+        ):
+            script.write_text(text)
+            done = run("run", "--", str(script))
+            plain = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+            assert done.returncode == 1
+            assert done.stderr == plain.stderr
+            assert [each for each in shown if each not in done.stderr] == []
+
+
+@pytest.mark.slow
 @isolated()
 def test_a_script_imports_from_its_own_directory() -> None:
     """capshm run: what lies in the working directory takes no module's place, what lies beside the script can be
@@ -165,6 +268,11 @@ def test_explain_knows_every_rule() -> None:
     assert rule["errno"] == "EACCES"
     assert len(read("explain")["rules"]) > 80
     assert "cheribsd:E2" in run("explain", "cheribsd:E2").stdout
+    assert "WHAT IT SAYS" not in (host := run("explain", "host").stdout)
+    assert "Not a rule of CheriBSD" in host
+    letter = [rule["name"] for rule in read("explain", "E")["rules"]]
+    assert letter == [f"cheribsd:E{number}" for number in range(1, 15)]
+    assert [rule["name"] for rule in read("explain", "1.D")["rules"]][:2] == ["cheribsd:1.D/1", "cheribsd:1.D/2"]
     wrong = run("explain", "E99")
     assert wrong.returncode == 1
     assert "cheribsd:E1," in wrong.stderr

@@ -370,7 +370,7 @@ def test_one_machine_at_a_time() -> None:
     with capshm.Machine(name="first") as machine:
         with pytest.raises(capshm.CapshmError, match="one at a time"):
             capshm.Machine().__enter__()
-        with pytest.raises(capshm.CapshmError, match="another may have that name"):
+        with pytest.raises(capshm.CapshmError, match="'first': another machine of that name is running"):
             start_broker(machine._settings, None)
 
 
@@ -388,6 +388,7 @@ def test_the_arena_keeps_its_size() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
+        {"policy": "magic"},
         {"revoker": "magic"},
         {"stopper": "x"},
         {"scope": "x"},
@@ -409,11 +410,20 @@ def test_wrong_arguments(arguments: dict[str, object]) -> None:
         capshm.Machine(**arguments)  # type: ignore[arg-type]
 
 
+def test_an_unknown_policy_is_told_those_that_there_are() -> None:
+    """Plug-ins have names of their own, so that the message lists what is installed."""
+    with pytest.raises(ValueError, match=r"policy must be one of cheribsd, isolated, open.*, not 'magic'"):
+        capshm.Machine(policy="magic")
+
+
 @pytest.mark.slow
-def test_an_unknown_policy_is_named() -> None:
-    """The broker knows the policies; what it says arrives, and nothing is left."""
-    with pytest.raises(capshm.CapshmError, match=r"no policy 'magic'; there are .*cheribsd"):
-        capshm.Machine(policy="magic").__enter__()
+@isolated()
+def test_a_machine_shows_what_it_is() -> None:
+    """Its repr has name, policy, revoker, and the broker once there is one."""
+    machine = capshm.Machine("open", "none", name="shown")
+    assert repr(machine) == "<Machine 'shown': open, none, not entered>"
+    with machine:
+        assert repr(machine) == f"<Machine 'shown': open, none, broker {machine.broker_pid}>"
 
 
 @pytest.mark.slow
