@@ -92,10 +92,10 @@ C1 EINVAL Reservations have bounds that can be represented
 The base is aligned and the length padded; the returned capability covers the padding. A fixed address that is not so
 aligned is refused.
 
-C2 Padding faults
+C2 An access to padding faults
 What a reservation has beyond the pages that were asked for is nobody's: an access is SEGV_ACCERR.
 
-C3 A number is a hint
+C3 A number as address is a hint
 Without MAP_FIXED a number says where one would like it, and a new reservation is made there or elsewhere.
 
 C4 A number with MAP_FIXED takes a free range
@@ -110,16 +110,16 @@ With SW_VMEM and MAP_FIXED, inside its bounds; the new mapping stays in the rese
 C7 EACCES Replacing needs SW_VMEM
 A tagged pointer without it, as malloc and the linker hand out, replaces nothing.
 
-C8 EPROT A pointer is no hint
-A tagged pointer needs MAP_FIXED.
+C8 EPROT A tagged pointer as address needs MAP_FIXED
+A number is a hint (C3), a pointer is not.
 
-C9 EINVAL A dead pointer is no number
+C9 EINVAL An untagged pointer does not serve as a number
 An untagged value that is not derived from NULL is refused as address, fixed or not.
 
-C10 EPROT No more than the pointer
+C10 EPROT A fixed mapping stays within its pointer's bounds and permissions
 The range must be within its bounds and the permissions within its own; it must not be sealed.
 
-C11 ENOMEM A hole is not free
+C11 ENOMEM A hole in a reservation is not free
 A number cannot take a range that was unmapped while the rest of the reservation is there.
 
 C12 ENOMEM What is in quarantine cannot be mapped
@@ -140,7 +140,7 @@ MAP_STACK with MAP_FIXED into an existing one is refused, and leaves everything 
 C17 Pointers of malloc and to globals change no mapping
 SW_VMEM is taken from them, so C7, B7, C15 and I13 refuse.
 
-1.D/1 EINVAL shmflags are three
+1.D/1 EINVAL There are three shmflags
 SHM_ALLOW_SEALING, SHM_GROW_ON_WRITE and SHM_LARGEPAGE; the first check of shm_open2.
 
 1.D/2 EINVAL Shared memory is opened for reading or for both
@@ -161,7 +161,7 @@ Nobody else could ever write it.
 1.D/9 ENOENT A name that is not there needs O_CREAT
 The same error answers shm_unlink and shm_rename.
 
-1.D/10 EACCES A name that is there has its own say
+1.D/10 EACCES An existing object can refuse to be opened
 In this order: it may be sealed and the request does not allow it (EPERM), O_CREAT|O_EXCL (EEXIST), O_SHARECAP (D4),
 other shmflags (EINVAL), mode bits (EACCES).
 
@@ -217,7 +217,7 @@ A mapping without capability permission is allowed: loads strip, tagged stores f
 E4 EACCES MAP_PRIVATE makes no difference to E2
 With PROT_CAP; E2 is the rule that is named.
 
-E5 EACCES Implied permission counts, too
+E5 EACCES E2 holds for implied capability permission, too
 A private mapping of somebody else's object without PROT_NO_CAP implies capability permission (A2), and is refused.
 
 E6 Opening and receiving are free
@@ -231,9 +231,9 @@ MAP_SHARED with PROT_WRITE on a descriptor that is read-only, or on a write-seal
 
 E9 A share-cap object is everybody's
 Anyone may map it with capability permission, and tags travel in both directions. Under policy "open" every object is
-share-cap, and E9 stands beside each mapping of shared memory with capability permission.
+share-cap, and E9 stands beside each shared mapping of a shared memory object that has capability permission.
 
-E10 A mapping without the permission passes nothing
+E10 A mapping without capability permission passes no tags
 Also of a share-cap object.
 
 E11 The owner is the creator

@@ -32,13 +32,13 @@ The memory is shared; what it overwrites is no capability any more, for the pare
 F8 Share-cap objects stay with the child
 With capability permission: O_SHARECAP, MAP_ANON|MAP_SHARED with PROT_CAP, System V.
 
-F9 INHERIT_NONE is not there in the child
+F9 Memory with INHERIT_NONE is not mapped in the child
 The range is free there.
 
-F10 INHERIT_ZERO is fresh memory in the child
+F10 Memory with INHERIT_ZERO is fresh memory in the child
 Zero, untagged, private, with the same permissions.
 
-F11 What is in quarantine is so in the child
+F11 What is in quarantine stays in quarantine in the child
 (With the revoker of reservations only.)
 
 F12 Guards and holes are copied
@@ -56,10 +56,10 @@ Before a private copy stands in front of it.
 F16 An owner that ends leaves its objects to nobody
 They live on while descriptors, mappings or names exist.
 
-F17 What is nobody's stays so
+F17 An object without owner never gets one again
 No address space may ever map it with capability permission again; E2 is the rule that is named.
 
-F18 Tags in what is nobody's are out of reach
+F18 Tags in an object without owner are out of reach
 They stay in memory, and no mapping loads them.
 
 F19 exec makes a new identity
@@ -84,13 +84,13 @@ The child may close its own.
 G1 Anonymous shared memory with capability permission is share-cap
 MAP_ANON|MAP_SHARED that makes a reservation, with capability permission in its maximum, gets an object for everybody.
 
-G2 Capabilities flow between parent and child through it
+G2 Capabilities flow between parent and child through anonymous shared memory
 By G1 and F8.
 
-G3 Inside an existing reservation it is not
+G3 Anonymous shared memory in an existing reservation is not share-cap
 With MAP_FIXED into one's own reservation the object has an owner, and F2 applies at fork.
 
-G4 Who may do G1 is a switch
+G4 Whether a process may do G1 can be switched off
 See K3.
 
 G5 EINVAL An inheritance is one of four
@@ -133,7 +133,7 @@ I6 Memory without capability permission may be shared
 Where the maximum lacks it nothing can leak. The pull request's code looks at the object only; capshm keeps what its
 text promises.
 
-I7 COPY, NONE and ZERO are free
+I7 COPY, NONE and ZERO are always allowed
 Each on the whole range.
 
 I8 EINVAL Large pages are not copied
@@ -145,7 +145,7 @@ I9 EACCES What is in quarantine keeps its inheritance
 I10 Guards are not made zero
 INHERIT_ZERO leaves them as they are.
 
-I11 All or nothing
+I11 minherit changes the whole range or nothing
 The whole range is checked before anything is changed.
 
 I12 EINVAL An inheritance is one of four
@@ -167,7 +167,7 @@ K1 EACCES Sharing can be switched off
 For a process by procctl, for a program by its note, for the machine; the first that says something decides. Then
 O_SHARECAP makes nothing, share-cap objects are mapped for data only, and children lose capability permission as by F2.
 
-K2 Hiding a part of a reservation
+K2 A part of a reservation cannot be hidden from children
 Left open by the pull request; I15 answers.
 
 K3 EACCES Anonymous sharing obeys the same switch
@@ -176,10 +176,10 @@ MAP_ANON|MAP_SHARED with capability permission is refused where K1 switches shar
 K4 The pull request refuses O_SHARECAP for share-cap objects
 By a slip; capshm allows it, see D5.
 
-K5 Untouched memory is not shared either
+K5 Memory that nobody has touched yet is not shared with children either
 I1 refuses it although nothing is there; capshm follows, except for I6.
 
-K6 No room for hoards ends no machine
+K6 Where memory for a revocation is short, the call fails
 Where the pull request panics, the revocation call fails with ENOMEM and the epoch stays open.
 
 K7 shm_open(2) does not tell of O_SHARECAP
