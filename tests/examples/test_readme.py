@@ -13,6 +13,7 @@ from capshm.lab import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+_SOURCES = {".py", ".c", ".h", ".cdef"}
 # A Python program, and the block of output that follows it directly.
 PROGRAMS = re.findall(r"^```python\n(.*?)^```\n\n^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
@@ -50,6 +51,15 @@ def test_the_table_of_figures_is_whole() -> None:
     """The README shows every figure of the benchmark, and no other; `python -m bench --readme` fills its table."""
     table = README.partition(report.BEGIN)[2].partition(report.END)[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [figure.key for figure in FIGURES]
+
+
+def test_documents_that_are_cited_exist() -> None:
+    """No docstring, comment or table sends a reader to a document that the repository does not have."""
+    files = [path for name in ("capshm", "native") for path in (ROOT / name).rglob("*.*") if path.suffix in _SOURCES]
+    sources = [README, *(path.read_text(encoding="utf-8") for path in files)]
+    cited = {name for text in sources for name in re.findall(r"[\w./-]+\.md\b", text)}
+    assert cited
+    assert [name for name in cited if not (ROOT / name).is_file()] == []
 
 
 def test_errors_of_the_readme_exist() -> None:

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cyclopts
 import pytest
 
 import capshm
 from capshm import cheribsd as bsd
 from capshm import observer, records
+from capshm.commands.audit import Filters
 from capshm.commands.ps import ps
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event
@@ -141,6 +143,20 @@ def test_a_question_to_the_audit_is_answered_by_the_exit_status() -> None:
         assert "half-written" in damaged.stdout
     finally:
         file.unlink()
+
+
+def test_a_rule_of_a_plug_in_is_known_where_it_occurs() -> None:
+    """The audit knows the rules of its tables and those that its records have; no other, so that no typing mistake
+    passes for an answer.
+    """
+    seen = records.Audit(1, 0.0, 1, 1, "map", "guests", 0, False, "", 0, "")
+    Filters(rule="guests").check([seen])
+    for rule in ("host", "isolated", "cheribsd:F2", "F2", "1.D/3"):
+        Filters(rule=rule).check([])
+    with pytest.raises(cyclopts.CycloptsError, match="no rule 'guests'"):
+        Filters(rule="guests").check([])
+    with pytest.raises(cyclopts.CycloptsError, match="no event 'mapp': did you mean 'map'"):
+        Filters(event="mapp").check([seen])
 
 
 @pytest.mark.slow
