@@ -308,6 +308,7 @@ NOT_FOR_RANDOM_NUMBERS = {
     **dict.fromkeys(["capshm_map", "capshm_map_memory", "capshm_unmap_memory"], "addresses of this process's memory"),
     **dict.fromkeys((name for name in dir(lib) if name.startswith("capshm_fork_")), "belong around a fork"),
     **dict.fromkeys(["capshm_block_signals", "capshm_restore_signals"], "the watchdog's signal would be kept off"),
+    "capshm_canary": "takes its time, and no numbers",
     "capshm_detach": "there would be nothing left for the others",
     "capshm_gate_close": "what comes after it waits",
     **dict.fromkeys(["capshm_interruption", "capshm_set_interruption"], "a function, not numbers"),
