@@ -3,8 +3,10 @@
  * The recorder (recorder/) writes it, capshm/lab/journals.py reads it. A file begins with a header; behind it stand records,
  * all of one size, in the order in which they happened: a record's place is its sequence number. The file grows by
  * whole windows, so its tail is zero, and so is a record whose thread died before it was done. The writer maps what it
- * writes, so what was recorded stays, whatever ends the process. A file too short for a header is as many bytes long as
- * the errno that kept it from beginning; 0: its process died first.
+ * writes, so what was recorded stays, whatever ends the process. A file without the magic is of a process that died first.
+ *
+ * Who makes the folder puts an empty file JOURNAL_WHOLE into it. The first process that cannot even begin its journal
+ * renames that to JOURNAL_BROKEN: this takes no descriptor, no space and no inode, one of which is what it lacks.
  */
 #ifndef CAPSHM_JOURNAL_H
 #define CAPSHM_JOURNAL_H
@@ -13,6 +15,8 @@
 
 #define JOURNAL_MAGIC "capshmJ1"
 #define JOURNAL_NEVER_FORKED UINT64_MAX
+#define JOURNAL_WHOLE "whole"
+#define JOURNAL_BROKEN "broken" /* .PID.ERRNO */
 
 enum journal_event {
     JOURNAL_NOTHING, /* not written to the end */

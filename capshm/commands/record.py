@@ -29,7 +29,9 @@ def record(
     user's or go on after the program has ended, and what a program starts with an empty environment. A program that
     forbids itself system calls (seccomp) may end when its record grows.
 
-    The exit status is the program's, 128 and the signal's number if one ended it; 1 if nothing could be recorded.
+    SIGTERM and SIGHUP are passed on to the program, so `timeout 60 capshm record` records a minute of what ends by no
+    other means. The exit status is the program's, 128 and the signal's number if one ended it; 1 if nothing could be
+    recorded.
 
     Parameters
     ----------

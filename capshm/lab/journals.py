@@ -14,6 +14,7 @@ was allocated before the recorder was there has no number, and its end is left o
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from bisect import bisect_right
@@ -28,6 +29,7 @@ from capshm.lab.trace import EVENT, Process, Trace
 _HEADER = struct.Struct("<8s2I3Q3I20s24x")
 _RECORD = struct.Struct("<QQQII")
 _MAGIC = b"capshmJ1"
+_WHOLE, _BROKEN = "whole", "broken"
 _ALLOCATED: int = lib.JOURNAL_ALLOCATED
 _FREED: int = lib.JOURNAL_FREED
 _MOVING: int = lib.JOURNAL_MOVING
@@ -37,12 +39,14 @@ _ALLOCATE: int = lib.REPLAY_ALLOCATE
 _FREE: int = lib.REPLAY_FREE
 assert (_HEADER.size, _RECORD.size) == (lib.JOURNAL_HEADER_SIZE, lib.JOURNAL_RECORD_SIZE)
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+
 Advance = Callable[[int], None]
 """Told how many more records have been read."""
 
 
 class RecordingEndedEarly(CapshmError):
-    """A process could not write down all of its history."""
+    """A process could not write down all of its history, or none of it."""
 
 
 @dataclass(slots=True)
@@ -69,17 +73,11 @@ class Journal:
     def read(cls, path: Path) -> Journal | None:
         """None: the process died before it could begin. RecordingEndedEarly: its disk was full, or the like."""
         content = path.read_bytes()
-        is_begun = len(content) >= _HEADER.size
-        header = _HEADER.unpack_from(content.ljust(_HEADER.size, b"\0"))
-        magic, pid, parent, started, opened, position, fork_pid, fork_number, error, program = header
-        if reason := error if is_begun else len(content):
-            process = path.name.partition(".")[0]
-            raise RecordingEndedEarly(
-                f"the history of process {process} ends early: {path}: {os.strerror(reason)}; "
-                "TMPDIR may name a better place"
-            )
-        if magic != _MAGIC:
+        if content[: len(_MAGIC)] != _MAGIC:
             return None
+        _, pid, parent, started, opened, position, fork_pid, fork_number, error, program = _HEADER.unpack_from(content)
+        if error:
+            raise RecordingEndedEarly(_ending(pid, "ends early", path, error))
         is_forked = position != lib.JOURNAL_NEVER_FORKED
         return cls(
             name=path.name,
@@ -106,6 +104,25 @@ class Journal:
     def _time_or_end(self, place: int) -> int:
         _, _, time, _, event = _RECORD.unpack_from(self.records, place * _RECORD.size)
         return time if event else 1 << 64
+
+
+def prepare(folder: Path) -> None:
+    """Make an empty folder one that a recording can be written to."""
+    (folder / _WHOLE).touch()
+
+
+def collect(folder: Path) -> list[Journal]:
+    """All journals of a recording. RecordingEndedEarly: a process has none, or one without its end; says why."""
+    for path in folder.glob(f"{_BROKEN}.*"):
+        _, pid, error = path.name.split(".")
+        raise RecordingEndedEarly(_ending(int(pid), "is missing", folder, int(error)))
+    paths = sorted(folder.glob("[0-9]*"))
+    return [journal for path in paths if (journal := Journal.read(path)) is not None]
+
+
+def _ending(pid: int, how: str, path: Path, error: int) -> str:
+    advice = "; TMPDIR may name a better place" if error in _NO_ROOM else ""
+    return f"the history of process {pid} {how}: {path}: {os.strerror(error)}{advice}"
 
 
 @dataclass(slots=True)

@@ -2,6 +2,9 @@
 
 Each process writes its own journal in a folder that is there only meanwhile, in the directory for temporary files. The
 recording is over when the program is: what children do that outlive it is left out.
+
+Signals are the program's affair. Those of the terminal, ^C and ^\\, reach it as they would without us; what somebody
+sends to us to end us (kill, timeout, a terminal that is closed) is passed on, and the recording ends with the program.
 """
 
 from __future__ import annotations
@@ -13,12 +16,17 @@ import stat
 import struct
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 from capshm.errors import CapshmError
+from capshm.lab import journals
 from capshm.lab.journals import Journal
+
+_SEPARATORS = frozenset(" :")  # of LD_PRELOAD, which has no way to escape them
 
 
 class NothingRecorded(CapshmError):
@@ -36,25 +44,79 @@ def find_program(name: str) -> Path:
 def run(command: Sequence[str]) -> tuple[int, list[Journal]]:
     """Run a program to its end; its exit status, or the negative number of a signal, and its journals, one at least.
 
-    It has this process's terminal, and an interrupt from there is for it alone.
+    It has this process's terminal, and gets this process's signals: must be called in the main thread.
 
     CapshmError: there is no such program. NothingRecorded: the recorder was never loaded; the message says why.
     RecordingEndedEarly: a process could not write all of its history, because the disk is full, for one.
     """
     program = find_program(command[0])
-    with tempfile.TemporaryDirectory(prefix="capshm-record-") as folder:
-        preloaded = [str(_recorder()), *os.environ.get("LD_PRELOAD", "").split()]
-        environment = os.environ | {"LD_PRELOAD": " ".join(preloaded), "CAPSHM_RECORD": folder}
+    with _signals_passed_on() as begin, tempfile.TemporaryDirectory(prefix="capshm-record-") as name:
+        folder = Path(name)
+        preloaded = [str(_preload(_recorder(), folder)), *os.environ.get("LD_PRELOAD", "").split()]
+        environment = os.environ | {"LD_PRELOAD": " ".join(preloaded), "CAPSHM_RECORD": name}
+        journals.prepare(folder)
         with subprocess.Popen(command, executable=program, env=environment) as process:
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
             try:
+                begin(process)
                 status = process.wait()
-            finally:
-                signal.signal(signal.SIGINT, before)
-        journals = [journal for path in sorted(Path(folder).iterdir()) if (journal := Journal.read(path)) is not None]
-    if not journals:
+            except BaseException:
+                process.kill()
+                raise
+        found = journals.collect(folder)
+    if not found:
         raise NothingRecorded(f"{program} ended with status {status}, and nothing was recorded: {_why(program)}")
-    return status, journals
+    return status, found
+
+
+@contextmanager
+def _signals_passed_on() -> Iterator[Callable[[subprocess.Popen[bytes]], None]]:
+    """Yields what must be called with the program when it has started: from then on it gets SIGTERM and SIGHUP, those
+    too that have come before. When it has ended, they end us, by SystemExit. What was ignored stays so, for both.
+    """
+    program: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def begin(process: subprocess.Popen[bytes]) -> None:
+        nonlocal program
+        program = process
+        for number in early:
+            program.send_signal(number)
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        if program is None:
+            early.append(number)
+        elif program.returncode is None:
+            program.send_signal(number)
+        else:
+            raise SystemExit(128 + number)
+
+    # No SIG_IGN: that the program would inherit.
+    handlers = {
+        signal.SIGINT: lambda *_: None,
+        signal.SIGQUIT: lambda *_: None,
+        signal.SIGTERM: pass_on,
+        signal.SIGHUP: pass_on,
+    }
+    before = {number: signal.getsignal(number) for number in handlers}
+    try:
+        for number, handler in handlers.items():
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, handler)
+        yield begin
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _preload(library: Path, folder: Path) -> Path:
+    """The library by a path that LD_PRELOAD can hold: its own, or that of a link in the folder."""
+    path = library
+    if _SEPARATORS & set(str(path)):
+        path = folder / library.name
+        path.symlink_to(library)
+    if _SEPARATORS & set(str(path)):
+        raise CapshmError(f"LD_PRELOAD cannot hold {path}, which has a space or a colon; TMPDIR may name another")
+    return path
 
 
 def _recorder() -> Path:

@@ -15,6 +15,9 @@ follow each other in that order. An event has 16 bytes: kind and number, 4 each,
 they mean. Uncompressed, the first bytes of all events come first, then all second ones: like stands by like. Numbers of
 allocations are below "live".
 
+A reader can tell from the description how long the events are, and takes memory for no more: a few kilobytes of file
+may otherwise unpack to gigabytes. There are bounds for both (MOST_EVENTS, MOST_DESCRIPTION).
+
 Names are the kernel's, of programs without their folders. Arguments, environment, addresses and contents are not in it.
 """
 
@@ -35,6 +38,11 @@ from capshm.errors import CapshmError
 EVENT = struct.Struct("<IIQ")
 """kind, number, size."""
 
+MOST_EVENTS = 1 << 25
+"""In a trace; half a gigabyte, and a reader needs that a few times."""
+MOST_DESCRIPTION = 16 << 20
+"""Bytes: about a quarter of a million processes."""
+
 _KINDS: dict[str, int] = {
     "allocations": lib.REPLAY_ALLOCATE,
     "frees": lib.REPLAY_FREE,
@@ -48,6 +56,7 @@ _FORK_OR_WAIT = re.compile(b"[%c%c]" % (lib.REPLAY_FORK, lib.REPLAY_WAIT))
 _MAGIC = b"capshmT"
 _VERSION = 1
 _HEAD = struct.Struct("<7sBIQI")
+_LARGEST = _HEAD.size + MOST_DESCRIPTION + MOST_EVENTS * (EVENT.size + 1)  # zlib adds less than a byte to sixteen
 _BUNDLED = Path(__file__).with_name("traces")
 _SUFFIX = ".trace"
 
@@ -111,7 +120,10 @@ def find(name: str) -> Path:
 
 
 def write(trace: Trace, path: Path) -> None:
-    """Write a trace to a file, which has all of it or is as it was; OSError: it could not be written."""
+    """Write a trace to a file, which has all of it or is as it was.
+
+    CapshmError: it is larger than a reader takes. OSError: it could not be written.
+    """
     described = {
         "program": trace.program,
         "live": trace.live,
@@ -122,6 +134,8 @@ def write(trace: Trace, path: Path) -> None:
     }
     description = json.dumps(described, separators=(",", ":")).encode()
     rows = b"".join(process.events for process in trace.processes)
+    if wrong := _find_too_large(len(description), len(rows) // EVENT.size):
+        raise CapshmError(f"{path} is not written: {wrong}")
     events = zlib.compress(b"".join(rows[place :: EVENT.size] for place in range(EVENT.size)), 9)
     body = description + events
     head = _HEAD.pack(_MAGIC, _VERSION, len(description), len(events), zlib.crc32(body))
@@ -137,8 +151,12 @@ def write(trace: Trace, path: Path) -> None:
 
 
 def read(path: Path) -> Trace:
-    """The trace of a file. TraceDamaged, TraceTooNew, OSError."""
-    content = path.read_bytes()
+    """The trace of a file. TraceDamaged, TraceTooNew, OSError.
+
+    Takes memory for MOST_EVENTS and MOST_DESCRIPTION at most, whatever the file says or is.
+    """
+    with path.open("rb") as file:
+        content = file.read(_LARGEST + 1)
     if content[: len(_MAGIC)] != _MAGIC[: len(content)] or not content:
         raise TraceDamaged(path, 0, "this is no trace")
     if len(content) > len(_MAGIC) and content[len(_MAGIC)] > _VERSION:
@@ -158,8 +176,10 @@ def read(path: Path) -> Trace:
         )
     if zlib.crc32(body) != checksum:
         raise TraceDamaged(path, _HEAD.size, "what follows has another checksum than was written")
+    if wrong := _find_too_large(description_size, 0):
+        raise TraceDamaged(path, _HEAD.size, wrong)
     try:
-        trace = _assemble(json.loads(body[:description_size]), zlib.decompress(body[description_size:]))
+        trace = _assemble(json.loads(body[:description_size]), body[description_size:])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as error:
         raise TraceDamaged(path, _HEAD.size, f"its description does not fit its events: {error!r}") from error
     if wrong := _find_wrong(trace):
@@ -167,25 +187,44 @@ def read(path: Path) -> Trace:
     return trace
 
 
-def _assemble(described: dict[str, object], planes: bytes) -> Trace:
-    """The trace of a description and of all events, the first bytes of all first. ValueError: they do not fit."""
-    count = len(planes) // EVENT.size
-    rows = bytearray(len(planes))
-    for place in range(EVENT.size):
-        rows[place :: EVENT.size] = planes[place * count : (place + 1) * count]
-    events = bytes(rows)
+def _find_too_large(description: int, events: int) -> str | None:
+    """What is more than a trace may have, if anything is. In bytes, and their number."""
+    if description > MOST_DESCRIPTION:
+        return f"its processes take {description:,} bytes to describe, and a trace has {MOST_DESCRIPTION:,} at most"
+    if events > MOST_EVENTS:
+        return f"it has {events:,} events, and a trace has {MOST_EVENTS:,} at most"
+    return None
+
+
+def _assemble(described: dict[str, object], compressed: bytes) -> Trace:
+    """The trace of a description and of its events. ValueError: they do not fit, or are too many."""
+    listed = cast("list[dict[str, object]]", described["processes"])
+    count = sum(_number(each["events"]) for each in listed)
+    events = _unpack(compressed, count)
     processes = []
     begin = 0
-    for each in cast("list[dict[str, object]]", described["processes"]):
+    for each in listed:
         end = begin + _number(each["events"]) * EVENT.size
         processes.append(Process(str(each["name"]), _number(each["parent"], least=-1), events[begin:end]))
         begin = end
-    if begin != len(events):
-        raise ValueError(f"there are {count:,} events")
     live = _number(described["live"])
     if live > count:
         raise ValueError(f"{live:,} allocations cannot live after {count:,} events")
     return Trace(str(described["program"]), live, tuple(processes))
+
+
+def _unpack(compressed: bytes, count: int) -> bytes:
+    """So many events, of which all first bytes come first. ValueError: there are more, or fewer, or too many."""
+    if wrong := _find_too_large(0, count):
+        raise ValueError(wrong)
+    stream = zlib.decompressobj()
+    planes = stream.decompress(compressed, count * EVENT.size + 1)  # one more, which must not be there
+    if len(planes) != count * EVENT.size or not stream.eof or stream.unused_data:
+        raise ValueError(f"there are not just {count:,} events")
+    rows = bytearray(len(planes))
+    for place in range(EVENT.size):
+        rows[place :: EVENT.size] = planes[place * count : (place + 1) * count]
+    return bytes(rows)
 
 
 def _number(value: object, *, least: int = 0) -> int:

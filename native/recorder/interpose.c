@@ -158,8 +158,9 @@ EXPORT void *pvalloc(size_t size) {
 
 /* Waits: a replay lets parents wait for their children where they did. */
 
-static pid_t note_end(pid_t child, int status) {
-    if (child > 0 && (WIFEXITED(status) || WIFSIGNALED(status)))
+/* status: filled in if there is a child. */
+static pid_t note_end(pid_t child, const int *status) {
+    if (child > 0 && (WIFEXITED(*status) || WIFSIGNALED(*status)))
         recorder_append(JOURNAL_WAITED, (uint64_t)child, 0);
     return child;
 }
@@ -169,7 +170,7 @@ EXPORT pid_t wait(int *status) {
     int *const told = status != NULL ? status : &own;
     is_ready();
     const pid_t child = next.wait(told);
-    return note_end(child, *told);
+    return note_end(child, told);
 }
 
 EXPORT pid_t waitpid(pid_t which, int *status, int options) {
@@ -177,7 +178,7 @@ EXPORT pid_t waitpid(pid_t which, int *status, int options) {
     int *const told = status != NULL ? status : &own;
     is_ready();
     const pid_t child = next.waitpid(which, told, options);
-    return note_end(child, *told);
+    return note_end(child, told);
 }
 
 EXPORT pid_t wait3(int *status, int options, struct rusage *usage) {
@@ -185,7 +186,7 @@ EXPORT pid_t wait3(int *status, int options, struct rusage *usage) {
     int *const told = status != NULL ? status : &own;
     is_ready();
     const pid_t child = next.wait3(told, options, usage);
-    return note_end(child, *told);
+    return note_end(child, told);
 }
 
 EXPORT pid_t wait4(pid_t which, int *status, int options, struct rusage *usage) {
@@ -193,7 +194,7 @@ EXPORT pid_t wait4(pid_t which, int *status, int options, struct rusage *usage) 
     int *const told = status != NULL ? status : &own;
     is_ready();
     const pid_t child = next.wait4(which, told, options, usage);
-    return note_end(child, *told);
+    return note_end(child, told);
 }
 
 EXPORT int waitid(idtype_t kind, id_t which, siginfo_t *info, int options) {
@@ -201,8 +202,9 @@ EXPORT int waitid(idtype_t kind, id_t which, siginfo_t *info, int options) {
     siginfo_t *const told = info != NULL ? info : &own;
     is_ready();
     const int result = next.waitid(kind, which, told, options);
-    const bool is_end = told->si_code == CLD_EXITED || told->si_code == CLD_KILLED || told->si_code == CLD_DUMPED;
-    if (result == 0 && told->si_pid > 0 && is_end && !(options & WNOWAIT))
+    if (result != 0 || told->si_pid == 0 || (options & WNOWAIT))
+        return result;
+    if (told->si_code == CLD_EXITED || told->si_code == CLD_KILLED || told->si_code == CLD_DUMPED)
         recorder_append(JOURNAL_WAITED, (uint64_t)told->si_pid, 0);
     return result;
 }

@@ -10,6 +10,9 @@
  *
  * The file is opened by name for each window and closed again: descriptors belong to the program, which counts and closes
  * them as it likes. Its blocks are allocated before they are mapped: a full disk ends the recording, never the program.
+ *
+ * Who holds the lock can neither be interrupted by a signal handler nor be cancelled: opening a file is where a thread
+ * would meet its cancellation.
  */
 #define _GNU_SOURCE /* MAP_ANONYMOUS, sched_yield */
 #include "recorder.h"
@@ -42,8 +45,11 @@ enum state { NOT_BEGUN, RECORDING, ENDED };
 
 static struct lifetime {
     _Atomic uint32_t state; /* enum state */
-    _Atomic uint32_t lock;  /* of who begins or grows the journal, with all signals blocked */
+    _Atomic uint32_t lock;  /* of who begins or grows the journal */
 } *lifetime;
+
+/* In place of memory that is wiped in a child, where there is none. */
+static struct lifetime unrecorded = {.state = ENDED};
 
 static struct journal {
     uint32_t pid; /* 0: none yet */
@@ -61,17 +67,25 @@ static uint64_t now(void) {
     return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
-static void lock(sigset_t *signals) {
+/* What a thread is like outside the lock. */
+struct outside {
+    sigset_t signals;
+    int cancellation;
+};
+
+static void lock(struct outside *outside) {
     sigset_t all;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, signals); /* a handler that allocates would wait for itself */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &outside->cancellation); /* else it may die with the lock */
+    pthread_sigmask(SIG_SETMASK, &all, &outside->signals); /* a handler that allocates would wait for itself */
     while (atomic_exchange_explicit(&lifetime->lock, 1, memory_order_acquire) != 0)
         sched_yield();
 }
 
-static void unlock(const sigset_t *signals) {
+static void unlock(const struct outside *outside) {
     atomic_store_explicit(&lifetime->lock, 0, memory_order_release);
-    pthread_sigmask(SIG_SETMASK, signals, NULL);
+    pthread_sigmask(SIG_SETMASK, &outside->signals, NULL);
+    pthread_setcancelstate(outside->cancellation, NULL);
 }
 
 /* When the process began: field 22 of its stat file, the 20th behind the name, which may hold anything. 0: unknown. */
@@ -145,29 +159,54 @@ static struct journal_header leave_inherited(void) {
     return header;
 }
 
-static enum state begin(void) {
+/* Whether somebody has asked for a recording. */
+static bool find_folder(void) {
     const char *const folder = getenv("CAPSHM_RECORD");
-    if (journal.pid == 0 && folder != NULL && strlen(folder) < sizeof journal.folder)
+    if (journal.folder[0] == '\0' && folder != NULL && strlen(folder) < sizeof journal.folder)
         strcpy(journal.folder, folder);
-    if (journal.folder[0] == '\0')
-        return ENDED; /* nobody has asked for a recording */
+    return journal.folder[0] != '\0';
+}
+
+/* Says in the folder that this process has no journal, because of errno. Whoever comes second need not say it again. */
+static void tell_missing(void) {
+    char whole[PATH_MAX + 32], broken[PATH_MAX + 32];
+    const int error = errno;
+    snprintf(whole, sizeof whole, "%s/" JOURNAL_WHOLE, journal.folder);
+    snprintf(broken, sizeof broken, "%s/" JOURNAL_BROKEN ".%d.%d", journal.folder, (int)getpid(), error);
+    rename(whole, broken);
+}
+
+static enum state begin(void) {
+    if (!find_folder())
+        return ENDED;
     struct journal_header header = leave_inherited();
     journal.pid = header.pid;
     atomic_store(&journal.next, FIRST_RECORD);
     thread = 0;
     const int file = create_file();
-    if (file < 0)
-        return ENDED;
-    struct journal_record *const first = map_window(file, 0);
+    struct journal_record *const first = file < 0 ? NULL : map_window(file, 0);
     if (first == NULL) {
-        const int is_told = ftruncate(file, errno); /* it needs no space; a journal that cannot say so is missing */
-        (void)is_told;
+        tell_missing();
     } else {
         memcpy(first, &header, sizeof header);
         atomic_store_explicit(&journal.windows[0], first, memory_order_release);
     }
-    close(file);
+    if (file >= 0)
+        close(file);
     return first == NULL ? ENDED : RECORDING;
+}
+
+/* Memory that a child finds zero. Where the kernel has none to give, that is told once, and nothing is recorded. */
+static struct lifetime *map_lifetime(void) {
+    const size_t length = (size_t)sysconf(_SC_PAGESIZE);
+    void *const page = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page != MAP_FAILED && madvise(page, length, MADV_WIPEONFORK) == 0)
+        return page;
+    if (find_folder())
+        tell_missing();
+    if (page != MAP_FAILED)
+        munmap(page, length);
+    return &unrecorded;
 }
 
 /* Whether records may be written. The first caller in a process begins its journal. */
@@ -175,24 +214,22 @@ static bool is_recording(void) {
     if (lifetime == NULL) {
         if (environ == NULL)
             return false; /* the C library has not begun yet */
-        void *const page =
-            mmap(NULL, (size_t)sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (page == MAP_FAILED || madvise(page, (size_t)sysconf(_SC_PAGESIZE), MADV_WIPEONFORK) != 0)
-            return false;
-        lifetime = page;
+        const int error = errno;
+        lifetime = map_lifetime();
+        errno = error;
     }
     uint32_t state = atomic_load_explicit(&lifetime->state, memory_order_acquire);
     if (state != NOT_BEGUN)
         return state == RECORDING;
-    sigset_t signals;
+    struct outside outside;
     const int error = errno;
-    lock(&signals);
+    lock(&outside);
     state = atomic_load_explicit(&lifetime->state, memory_order_relaxed);
     if (state == NOT_BEGUN) {
         state = begin();
         atomic_store_explicit(&lifetime->state, state, memory_order_release);
     }
-    unlock(&signals);
+    unlock(&outside);
     errno = error;
     return state == RECORDING;
 }
@@ -221,14 +258,14 @@ static struct journal_record *find_window(uint64_t window) {
         found = atomic_load_explicit(&journal.windows[window], memory_order_acquire);
     if (found != NULL)
         return found;
-    sigset_t signals;
+    struct outside outside;
     const int error = errno;
-    lock(&signals);
+    lock(&outside);
     if (window < JOURNAL_WINDOWS)
         found = atomic_load_explicit(&journal.windows[window], memory_order_relaxed);
     if (found == NULL && atomic_load_explicit(&lifetime->state, memory_order_relaxed) == RECORDING)
         found = grow(window);
-    unlock(&signals);
+    unlock(&outside);
     errno = error;
     return found;
 }

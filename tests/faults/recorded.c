@@ -1,17 +1,25 @@
 /* recorded.c: programs with a known history, for test_record.py: `recorded NAME` runs one. */
 #define _GNU_SOURCE
+#include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { THREADS = 4, ROUNDS = 5000, MANY = 30000 };
+enum { THREADS = 4, ROUNDS = 5000, MANY = 30000, IN_WINDOW = (256 << 10) / 32 };
 
 extern char **environ;
 
@@ -106,6 +114,84 @@ static void spawns(char *self) {
     free(pointer);
 }
 
+/* Allocates until the journal has grown, and has met its cancellation nowhere, for malloc is no place for that. */
+static void *grow_cancelled(void *unused) {
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+    pthread_cancel(pthread_self());
+    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+    for (int i = 0; i < IN_WINDOW; i++)
+        pointer = malloc(1);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+    return unused;
+}
+
+static void cancelled(void) {
+    pthread_t thread;
+    pthread_create(&thread, NULL, grow_cancelled, NULL);
+    void *result = NULL;
+    pthread_join(thread, &result);
+    for (int i = 0; i < IN_WINDOW; i++) /* with the lock in dead hands this would hang */
+        pointer = malloc(2);
+    if (result == PTHREAD_CANCELED)
+        abort();
+}
+
+/* A child that cannot open a file. */
+static void no_descriptor(void) {
+    struct rlimit limit;
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = 0;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    const pid_t child = fork();
+    pointer = malloc(5);
+    if (child == 0)
+        _exit(0);
+    wait_for(child);
+}
+
+static uint64_t pages(void) {
+    unsigned long found = 0;
+    FILE *const file = fopen("/proc/self/statm", "r");
+    if (file == NULL || fscanf(file, "%lu", &found) != 1)
+        abort();
+    fclose(file);
+    return found;
+}
+
+/* What a recorded call maps stays small. */
+static void frugal(void) {
+    const uint64_t before = pages();
+    for (int i = 0; i < MANY; i++)
+        free(malloc(24));
+    if (pages() - before > MANY / 10)
+        abort();
+}
+
+/* Becomes `frugal` in a kernel that knows no MADV_WIPEONFORK. */
+static void old_kernel(char *self) {
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_madvise, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MADV_WIPEONFORK, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog program = {sizeof rules / sizeof rules[0], rules};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+        abort();
+    execl(self, self, "frugal", (char *)NULL);
+    abort();
+}
+
+/* Allocates, says that it is there, and waits to be told to end. */
+static void waiting(void) {
+    pointer = malloc(5);
+    (void)!write(STDOUT_FILENO, "k", 1);
+    for (;;)
+        pause();
+}
+
 int main(int count, char **arguments) {
     const char *const name = count > 1 ? arguments[1] : "";
     if (strcmp(name, "calls") == 0) {
@@ -126,6 +212,16 @@ int main(int count, char **arguments) {
             pointer = malloc(1);
     } else if (strcmp(name, "spawn") == 0) {
         spawns(arguments[0]);
+    } else if (strcmp(name, "cancelled") == 0) {
+        cancelled();
+    } else if (strcmp(name, "no descriptor") == 0) {
+        no_descriptor();
+    } else if (strcmp(name, "frugal") == 0) {
+        frugal();
+    } else if (strcmp(name, "old kernel") == 0) {
+        old_kernel(arguments[0]);
+    } else if (strcmp(name, "waiting") == 0) {
+        waiting();
     } else if (strcmp(name, "exec") == 0) {
         pointer = malloc(5);
         execl(arguments[0], arguments[0], "calls", (char *)NULL);

@@ -1,15 +1,18 @@
 """Recording real programs: every allocation, fork and end, exactly, whatever happens to the program."""
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from capshm._native import lib
+from capshm.errors import CapshmError
 from capshm.lab import journals, recording, trace
 from capshm.lab.trace import EVENT, Trace
 
@@ -154,10 +157,101 @@ def test_a_journal_that_cannot_grow_is_told(recorded: Path, tmp_path: Path) -> N
     with pytest.raises(journals.RecordingEndedEarly, match="File too large"):
         record("bash", "-c", f"ulimit -f 300; {recorded} many && touch {ended}")
     assert ended.exists()
-    ended.unlink()
-    with pytest.raises(journals.RecordingEndedEarly, match="File too large"):
-        record("bash", "-c", f"ulimit -f 1; {recorded} many && touch {ended}")
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_journal_that_cannot_begin_is_told(recorded: Path, tmp_path: Path, blocks: int) -> None:
+    """Where not a byte may be written, neither; and no SIGXFSZ tells the program."""
+    ended = tmp_path / "ended"
+    with pytest.raises(journals.RecordingEndedEarly, match=r"process [0-9]+ is missing: .* File too large"):
+        record("bash", "-c", f"ulimit -f {blocks}; {recorded} many && mkdir {ended}")
     assert ended.exists()
+
+
+def test_a_process_without_descriptors_is_told(recorded: Path) -> None:
+    """A child that cannot open its journal is missing, and not left out."""
+    with pytest.raises(journals.RecordingEndedEarly, match=r"process [0-9]+ is missing: .* Too many open files"):
+        record(recorded, "no descriptor")
+
+
+@pytest.mark.parametrize("error", sorted(errno.errorcode))
+def test_every_reason_is_told(tmp_path: Path, error: int) -> None:
+    """Whatever number it has, and beside journals that are whole."""
+    journals.prepare(tmp_path)
+    assert journals.collect(tmp_path) == []
+    (tmp_path / "whole").rename(tmp_path / f"broken.1234.{error}")
+    with pytest.raises(journals.RecordingEndedEarly, match="process 1234 is missing") as caught:
+        journals.collect(tmp_path)
+    assert os.strerror(error) in str(caught.value)
+
+
+def test_memory_that_no_child_can_find_empty(recorded: Path, tmp_path: Path) -> None:
+    """A kernel without MADV_WIPEONFORK: told; the program runs on, and its calls do not fill its address space."""
+    ended = tmp_path / "ended"
+    with pytest.raises(journals.RecordingEndedEarly, match=r"is missing: .* Invalid argument"):
+        record("sh", "-c", f"'{recorded}' 'old kernel' && touch {ended}")
+    assert ended.exists()
+
+
+def test_a_cancelled_thread_does_not_die_with_the_journal(recorded: Path) -> None:
+    """malloc is no cancellation point, recorded or not; the others go on."""
+    status, made = record(recorded, "cancelled")
+    assert status == 0
+    sizes = [size for kind, _, size in events(made, 0) if kind == ALLOCATE]
+    assert (sizes.count(1), sizes.count(2)) == (8192, 8192)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_who_ends_the_recording_ends_the_program(recorded: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """Its trace is written, and no folder stays."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-P", "-m", "capshm", "record", "-o", "a.trace", "--", str(recorded), "waiting"]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as running:
+        assert running.stdout is not None
+        assert running.stdout.read(1) == b"k"
+        running.send_signal(number)
+        assert running.stdout.read() == b""  # the program has ended
+        assert running.wait() == 128 + number
+    assert list(temporary.iterdir()) == []
+    assert trace.read(tmp_path / "a.trace").counts["allocations"] == 1
+
+
+def test_signals_of_the_terminal_are_the_programs(recorded: Path) -> None:
+    """They do not end us, and the program does not inherit that."""
+    script = "kill -INT $PPID; kill -QUIT $PPID; kill -INT $$"
+    status, _ = record("sh", "-c", script)
+    assert status == -signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_before_the_program_has_started() -> None:
+    """It gets that when it has."""
+    with recording._signals_passed_on() as begin:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with subprocess.Popen(["sleep", "infinity"]) as program:
+            begin(program)
+            assert program.wait() == -signal.SIGTERM
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_install_path_that_ld_preload_cannot_hold(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link leads there; where that has no better path, the path is to blame and not the program."""
+    folder = tmp_path / "a space:and a colon"
+    folder.mkdir()
+    library = Path(shutil.copy(recording._recorder(), folder))
+    monkeypatch.setattr(recording, "_recorder", lambda: library)
+    assert events(record(recorded, "calls")[1], 0) == CALLS
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(CapshmError, match=r"LD_PRELOAD cannot hold .*a colon"):
+        record(recorded, "calls")
+    assert list(folder.iterdir()) == [library]
 
 
 @pytest.mark.slow

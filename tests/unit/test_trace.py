@@ -112,8 +112,8 @@ ALLOCATE = EVENT.pack(lib.REPLAY_ALLOCATE, 0, 8)
     [
         ([], b"", "does not fit"),
         ({"program": "p"}, b"", "does not fit"),
-        (described((-1, 2)), ALLOCATE, "there are 1 events"),
-        (described((-1, 0)), ALLOCATE, "there are 1 events"),
+        (described((-1, 2)), ALLOCATE, "there are not just"),
+        (described((-1, 0)), ALLOCATE, "there are not just"),
         (described((-1, -1), (0, 2)), ALLOCATE, "no number from 0"),
         (described((-1, 1), live=2), ALLOCATE, "cannot live"),
         (described((-1, "1")), ALLOCATE, "does not fit"),
@@ -134,6 +134,52 @@ def test_a_file_that_contradicts_itself(tmp_path: Path, description: object, row
     path = tmp_path / "a.trace"
     path.write_bytes(written(description, rows))
     with pytest.raises(TraceDamaged, match=message):
+        trace.read(path)
+
+
+def test_a_small_file_that_unpacks_to_much(tmp_path: Path) -> None:
+    """Memory is taken for as many events as the description has, and for MOST_EVENTS at most; also by a checksum."""
+    path = tmp_path / "a.trace"
+    unpacked = 1 << 30
+    stream = zlib.compressobj(9)
+    block = bytes(1 << 20)
+    events = b"".join(stream.compress(block) for _ in range(unpacked // len(block))) + stream.flush()
+    for told, message in ((1, "not just 1 events"), (unpacked // EVENT.size, "67,108,864 events, and a trace has")):
+        description = json.dumps(described((-1, told))).encode()
+        checksum = zlib.crc32(description + events)
+        path.write_bytes(HEAD.pack(b"capshmT", 1, len(description), len(events), checksum) + description + events)
+        assert path.stat().st_size < 2 << 20
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(TraceDamaged, match=message):
+            trace.read(path)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < unpacked >> 14  # KiB: a sixteenth
+
+
+def test_what_no_reader_takes_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More events, or more processes; what was there stays."""
+    path = tmp_path / "a.trace"
+    trace.write(SMALL, path)
+    count = sum(SMALL.counts.values())
+    for name, most in (("MOST_EVENTS", count), ("MOST_DESCRIPTION", path.stat().st_size)):
+        with monkeypatch.context() as patch:
+            patch.setattr(trace, name, most)
+            trace.write(SMALL, path)
+            patch.setattr(trace, name, 7)
+            with pytest.raises(CapshmError, match="7 at most"):
+                trace.write(SMALL, path)
+            with pytest.raises(TraceDamaged, match="7 at most"):
+                trace.read(path)
+    assert trace.read(path) == SMALL
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_without_end(tmp_path: Path) -> None:
+    """Of one that is too long no more is read than the longest trace has."""
+    path = tmp_path / "a.trace"
+    with path.open("wb") as file:
+        file.write(HEAD.pack(b"capshmT", 1, 10, 10, 0))
+        file.truncate(1 << 40)
+    with pytest.raises(TraceDamaged, match="behind its head, and should have 20"):
         trace.read(path)
 
 
