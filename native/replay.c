@@ -175,7 +175,7 @@ ALWAYS_INLINE enum status allocate(struct replay *it, const struct world *world,
     const uint64_t size = at_least_granule(event->size);
     const enum status status = world->allocate(it, event->number, size, is_done);
     if (*is_done) {
-        it->slots[event->number] = (struct replay_slot){.length = size, .process = it->process, .is_live = true};
+        it->slots[event->number] = (struct replay_slot){.length = size, .is_live = true};
         it->newest = event->number;
     }
     return status;
@@ -184,18 +184,15 @@ ALWAYS_INLINE enum status allocate(struct replay *it, const struct world *world,
 ALWAYS_INLINE enum status change(struct replay *it, const struct world *world, const struct replay_event *event,
                                  bool *is_done) {
     struct replay_slot *const slot = &it->slots[event->number];
-    const bool is_inherited = slot->process != it->process;
-    enum status status;
     if (event->kind == REPLAY_FREE) {
-        status = world->give_back(it, event->number, is_done);
+        const enum status status = world->give_back(it, event->number, is_done);
         slot->is_live = !*is_done;
-    } else {
-        const uint64_t size = at_least_granule(event->size);
-        status = world->resize(it, event->number, size, is_done);
-        if (*is_done)
-            *slot = (struct replay_slot){.length = size, .process = it->process, .is_live = true};
+        return status;
     }
-    it->crossed += *is_done && is_inherited && it->pointers == NULL; /* without its tag it would have been refused */
+    const uint64_t size = at_least_granule(event->size);
+    const enum status status = world->resize(it, event->number, size, is_done);
+    if (*is_done)
+        slot->length = size;
     return status;
 }
 

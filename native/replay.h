@@ -36,8 +36,7 @@ _Static_assert(sizeof(struct replay_event) == 16, "files have it like this");
 
 /* What is known of an allocation, by its number. */
 struct replay_slot {
-    uint64_t length;  /* that may be used */
-    uint32_t process; /* that has allocated it */
+    uint64_t length; /* that may be used */
     bool is_live;
 };
 
@@ -56,14 +55,12 @@ struct replay {
     struct replay_slot *slots;
     uint32_t slot_count;
     uint32_t newest;    /* number of the allocation that was made last; it may be free by now */
-    uint32_t process;   /* its number in the trace */
     uint32_t table;     /* emulated: the register of the capability to slot_count granules */
     uint32_t registers; /* emulated: the first of REPLAY_REGISTERS in a row */
     uint32_t first_left; /* of the event at position, an exec: numbers below it are free already */
     bool is_taken;      /* the event at position has its memory already, in REPLAY_NEW */
     void **pointers;    /* plain: the table; NULL: emulated */
     uint64_t operations; /* allocations, frees and resizes so far */
-    uint64_t crossed; /* of these, frees and resizes of what came through a fork, with its tag */
     uint64_t checksum; /* of the bytes at the ends of what was freed: the same in both worlds */
 };
 

@@ -1,8 +1,9 @@
 """The processes of a cell: made, counted, waited for, and ended.
 
-The cell's first process watches the others by pidfds. When one ends by itself, and not with status 0, nothing that the
-cell has counted means anything, and perhaps somebody waits for the dead: so the crew kills the rest and the cell fails.
-When the first process dies, the kernel kills its children.
+Each watches those that it has forked by pidfds; most crews are forked by the cell's first process alone. When one ends
+otherwise than with status 0, nothing that the cell has counted means anything, and perhaps somebody waits for the dead:
+so who has forked it kills the rest of its own and fails, and so on up to the cell. When a process dies, the kernel
+kills its children.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import mmap
 import os
 import select
 import signal
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from capshm._native import ffi, lib
 from capshm.errors import CapshmError
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from capshm._native import CData
 
-_COUNTED = ("operations", "crossed", "rederived", "refused")
+_COUNTED = ("operations", "crossed", "rederived", "refused", "forks")
 
 
 class CellFailed(CapshmError):
@@ -40,62 +41,96 @@ def ending(status: int) -> str:
         return f"was ended by signal {-status}"
 
 
+class _Child(NamedTuple):
+    pid: int
+    number: int
+    name: str
+
+
 class Crew:
-    """A context manager; leaving it kills and reaps whoever still runs.
+    """A context manager; leaving it kills and reaps whoever still runs of those that the calling process has forked.
 
     most: how many processes may be forked. counts: what the calling process has done (struct driver_counts); each
-    process has its own, in memory that all share.
+    process has its own, in memory that all share. counted: the names of those that mean something in this cell.
     """
 
     def __init__(self, most: int) -> None:
         self._memory = mmap.mmap(-1, (1 + most) * ffi.sizeof("struct driver_counts"))
         self._all: CData = ffi.cast("struct driver_counts *", ffi.from_buffer(self._memory))
         self.most = most
-        self._pidfds: dict[int, int] = {}  # pid by descriptor
+        self.counted: Sequence[str] = _COUNTED
+        self._running: dict[int, _Child] = {}  # by pidfd
         self.counts: CData = self._all
-        self.forks = 0
 
-    def fork(self, body: Callable[[], object]) -> None:
-        """Have `body` run in a new process, which ends with it. CellFailed: there have been as many as there may be."""
-        if self.forks == self.most:
-            raise CellFailed(f"this crew was made for {self.most} processes")
-        self.forks += 1
-        counts, parent = self._all + self.forks, os.getpid()
+    def fork(self, body: Callable[[], object], *, number: int | None = None, name: str = "of the cell") -> None:
+        """Have `body` run in a new process, which ends with it and with what it has forked itself.
+
+        number: from 1 to `most`, that of its counts alone. It may be left out where only the first process forks. name:
+        what follows "process 1234" where it fails. CellFailed: there have been as many as there may be. OSError: none
+        was made, or none that could be watched, which was ended.
+        """
+        number = self.counts.forks + 1 if number is None else number
+        if not 1 <= number <= self.most:
+            raise CellFailed(f"this crew was made for {self.most:,} processes, and this would be number {number:,}")
+        parent = os.getpid()
 
         def child() -> None:
-            self.counts = counts
+            self._join(number)
             if not lib.driver_end_with(parent):
                 raise CellFailed(f"process {parent} has ended before its child {os.getpid()} could begin")
-            body()
+            with self:
+                body()
+                self.wait()
 
         pid = fork_to_run(child)
-        self._pidfds[os.pidfd_open(pid)] = pid
+        try:
+            self._running[os.pidfd_open(pid)] = _Child(pid, number, name)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        self.counts.forks += 1
+
+    def _join(self, number: int) -> None:
+        """In a new process: what it has inherited of its parent is not its own."""
+        self.counts = self._all + number
+        for pidfd in self._running:
+            os.close(pidfd)
+        self._running.clear()
 
     def wait(self, at_most: int = 0) -> None:
-        """Return when no more than so many processes run. CellFailed: one has not ended with status 0."""
-        while len(self._pidfds) > at_most:
-            watch = select.poll()
-            for pidfd in self._pidfds:
-                watch.register(pidfd, select.POLLIN)
-            for pidfd, _ in watch.poll():
-                pid, status = self._reap(pidfd)
-                if status:
-                    raise CellFailed(f"process {pid} of the cell {ending(status)}; the others were ended too")
+        """Return when no more than so many of this process's children run. CellFailed: one has not ended with 0."""
+        while len(self._running) > at_most:
+            self._reap_some()
+
+    def wait_for(self, number: int) -> None:
+        """Return when this child has ended. CellFailed: it, or another meanwhile, has not ended with status 0."""
+        while any(child.number == number for child in self._running.values()):
+            self._reap_some()
+
+    def _reap_some(self) -> None:
+        watch = select.poll()
+        for pidfd in self._running:
+            watch.register(pidfd, select.POLLIN)
+        for pidfd, _ in watch.poll():
+            child, status = self._reap(pidfd)
+            if status:
+                raise CellFailed(f"process {child.pid} {child.name} {ending(status)}; the others were ended too")
 
     def total(self) -> dict[str, int]:
         """What all processes have counted together."""
-        everyone = [self._all + number for number in range(1 + self.forks)]
-        return {name: sum(getattr(counts, name) for counts in everyone) for name in _COUNTED} | {"forks": self.forks}
+        everyone = [self._all + number for number in range(1 + self.most)]
+        return {name: sum(getattr(counts, name) for counts in everyone) for name in self.counted}
 
     def checksum(self, first: int = 0, end: int | None = None) -> int:
-        """The sum of the checksums of the processes from number `first` up to `end`; 0 is the one that forks."""
-        numbers = range(first, 1 + self.forks if end is None else end)
+        """The sum of the checksums of the processes from number `first` up to `end`; 0 is the one that began."""
+        numbers = range(first, 1 + self.most if end is None else end)
         return sum(int((self._all + number).checksum) for number in numbers) % (1 << 64)
 
-    def _reap(self, pidfd: int) -> tuple[int, int]:
-        pid = self._pidfds.pop(pidfd)
+    def _reap(self, pidfd: int) -> tuple[_Child, int]:
+        child = self._running.pop(pidfd)
         os.close(pidfd)
-        return pid, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return child, os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +138,7 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for pid in self._pidfds.values():
-            os.kill(pid, signal.SIGKILL)
-        for pidfd in list(self._pidfds):
+        for child in self._running.values():
+            os.kill(child.pid, signal.SIGKILL)
+        for pidfd in list(self._running):
             self._reap(pidfd)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -236,6 +237,44 @@ def test_crew_has_a_bound() -> None:
             crew.fork(lambda: None)
         crew.wait()
     assert crew.total() == {"operations": 0, "crossed": 0, "rederived": 0, "refused": 0, "forks": 1}
+
+
+@pytest.mark.slow
+@isolated()
+def test_members_of_a_crew_fork_too() -> None:
+    """All counts come together by their numbers; a grandchild's death fails its parent, and so the crew."""
+    with Crew(3) as crew:
+
+        def grandchild() -> None:
+            crew.counts.operations = 1
+
+        def parent() -> None:
+            crew.counts.operations = 10
+            crew.fork(grandchild, number=2)
+            crew.wait_for(2)
+            crew.fork(lambda: None, number=3)  # waited for at the end
+
+        crew.fork(parent)
+        crew.wait()
+        assert (crew.total()["operations"], crew.total()["forks"]) == (11, 3)
+    with Crew(2) as crew:
+        crew.fork(lambda: crew.fork(lambda: os.kill(os.getpid(), signal.SIGKILL), number=2))
+        with pytest.raises(CellFailed, match="ended with status 1"):
+            crew.wait()
+    wait_until_alone()
+
+
+@pytest.mark.slow
+@isolated()
+def test_crew_keeps_no_process_that_it_cannot_watch() -> None:
+    """Where descriptors have run out, fork raises, and the new process is ended and reaped."""
+    with Crew(1) as crew:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            crew.fork(signal.pause)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+        assert crew.total()["forks"] == 0
 
 
 def children_of(cell: subprocess.Popen[str]) -> tuple[list[int], list[int]]:

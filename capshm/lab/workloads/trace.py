@@ -3,17 +3,14 @@
 Every process of the trace is a real one here, forked where its parent forked it, and waited for where that waited, or
 at the parent's end. Allocations come from the machine's `malloc`, or plainly from the C library's; each holds a pointer
 to another, so that memory holds pointers as the program's would. exec gives back all that was allocated; no program is
-started. Threads of one process are one here, in the order of what they did. A capability that a process frees or
-resizes and has inherited counts as crossed: private memory keeps its tags through a fork under every policy.
+started. Threads of one process are one here, in the order of what they did. Nothing is shared, so no capability crosses
+and none is refused: private memory keeps its tags through a fork under every policy.
 
 The trace decides how much there is to do; `size` and `seed` change nothing.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
-import signal
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,17 +21,14 @@ from capshm._status import fail
 from capshm.capability import GRANULE, Capability
 from capshm.cheribsd import quarantine
 from capshm.lab import trace
-from capshm.lab.crew import CellFailed
+from capshm.lab.crew import CellFailed, Crew
 from capshm.lab.world import Plain
-from capshm.testing.children import fork_to_run
 
 if TYPE_CHECKING:
     from capshm._native import CData
     from capshm.lab.cell import Setting
 
 DEFAULT_SIZE = 64 << 10
-
-_COUNTED = ("operations", "crossed", "checksum")
 
 
 def run(setting: Setting) -> None:
@@ -43,22 +37,18 @@ def run(setting: Setting) -> None:
     crew, forks = setting.crew, len(recorded.processes) - 1
     if forks > crew.most:
         raise CellFailed(f"the trace forks {forks:,} processes, and a cell may fork {crew.most:,}")
-    player = Player(recorded, is_plain=isinstance(setting.world, Plain))
+    crew.counted = ("operations", "forks")
+    player = Player(recorded, crew, is_plain=isinstance(setting.world, Plain))
     with setting.measured():
         player.play(0)
-    for name in _COUNTED:
-        setattr(crew.counts, name, sum(getattr(each, name) for each in player.counts) % (1 << 64))
-    crew.forks = forks
 
 
 class Player:
-    """What all processes of a replay inherit. counts: what each of them has done, in memory that all share."""
+    """What all processes of a replay inherit. Each is the crew's member with the number that it has in the trace."""
 
-    def __init__(self, recorded: trace.Trace, *, is_plain: bool) -> None:
+    def __init__(self, recorded: trace.Trace, crew: Crew, *, is_plain: bool) -> None:
         self._recorded = recorded
-        processes = len(recorded.processes)
-        self._shared = mmap.mmap(-1, processes * ffi.sizeof("struct driver_counts"))
-        self.counts: CData = ffi.from_buffer("struct driver_counts[]", self._shared)
+        self._crew = crew
         length = recorded.live + 1  # none of these is empty
         self._slots = ffi.new("struct replay_slot[]", length)
         self._replay: CData = ffi.new("struct replay *")
@@ -74,41 +64,27 @@ class Player:
 
     def play(self, number: int) -> None:
         """Do what a process of the trace did, in this one. CellFailed: a child has ended otherwise than by itself."""
-        events = self._recorded.processes[number].events
-        replay = self._replay
+        crew, replay, events = self._crew, self._replay, self._recorded.processes[number].events
         replay.events = found = ffi.from_buffer("struct replay_event[]", events)
-        replay.count, replay.position, replay.process = len(found), 0, number
-        replay.operations = replay.crossed = replay.checksum = 0
-        children: dict[int, int] = {}
-        try:
-            while self._run() < replay.count:
-                kind, child, _ = trace.EVENT.unpack_from(events, replay.position * trace.EVENT.size)
-                replay.position += 1
-                if kind == lib.REPLAY_FORK:
-                    children[child] = fork_to_run(partial(self.play_child, child, os.getpid()))
-                else:
-                    self._await(child, children.pop(child))
-            for name in _COUNTED:
-                setattr(self.counts[number], name, getattr(replay, name))
-            while children:
-                self._await(*children.popitem())
-        finally:
-            for pid in children.values():
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
+        replay.count, replay.position = len(found), 0
+        replay.operations = replay.checksum = 0
+        while self._run(number) < replay.count:
+            kind, child, _ = trace.EVENT.unpack_from(events, replay.position * trace.EVENT.size)
+            replay.position += 1
+            if kind == lib.REPLAY_FORK:
+                name = f"of the replay (process {child} of the trace, {self._recorded.processes[child].name})"
+                crew.fork(partial(self.play, child), number=child, name=name)
+            else:
+                crew.wait_for(child)
+        crew.counts.operations, crew.counts.checksum = replay.operations, replay.checksum
+        crew.wait()
 
-    def play_child(self, number: int, parent: int) -> None:
-        """The same in a child that was forked for it, and ends with its parent."""
-        if not lib.driver_end_with(parent):
-            raise CellFailed(f"process {parent} has ended before its child {os.getpid()} could begin")
-        self.play(number)
-
-    def _run(self) -> int:
+    def _run(self, number: int) -> int:
         """Replay up to the next fork or wait, or to the end; returns where that is."""
         replay = self._replay
         while status := lib.replay_run(replay):
             if status == lib.STATUS_INVALID:
-                raise CellFailed(f"event {replay.position:,} of process {replay.process} does not fit those before it")
+                raise CellFailed(f"event {replay.position:,} of process {number} does not fit those before it")
             self._help(status, int(replay.events[replay.position].size))
         return int(replay.position)
 
@@ -122,7 +98,7 @@ class Player:
         elif status == lib.STATUS_MEMORY_UNUSED:
             undisturbed(quarantine.unmap_unused)
         else:
-            fail(status, f"replay event {self._replay.position} of process {self._replay.process}")
+            fail(status, f"replay event {self._replay.position:,}")
 
     def _add_memory(self, size: int) -> None:
         length = ffi.new("uint64_t *")
@@ -133,10 +109,3 @@ class Player:
         if status:
             fail(status, f"allocate {size} bytes")
         self._replay.is_taken = True
-
-    def _await(self, number: int, pid: int) -> None:
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if status:
-            how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-            name = self._recorded.processes[number].name
-            raise CellFailed(f"process {number} of the trace ({name}), here {pid}, {how}; the others were ended too")
