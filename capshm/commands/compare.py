@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import cyclopts
 
@@ -17,9 +17,11 @@ from capshm.errors import CapshmError
 if TYPE_CHECKING:
     from capshm.lab.plan import Plan
     from capshm.lab.results import Manifest, Record
+    from capshm.lab.summary import Summary
 
 Words: TypeAlias = Annotated[list[str] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
 Numbers: TypeAlias = Annotated[list[int] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
+Measure: TypeAlias = Literal["wall", "cpu"]
 Flag: TypeAlias = Annotated[bool, cyclopts.Parameter(negative=(), show_default=False)]
 
 _FAILED, _WRONG_LINE, _CELLS_FAILED, _INTERRUPTED = 1, 2, 3, 130
@@ -35,22 +37,26 @@ def compare(
     repeats: int | None = None,
     seed: int | None = None,
     baseline: str | None = None,
+    timeout: int | None = None,
+    measure: Measure = "wall",
     quick: Flag = False,
     dry_run: Flag = False,
     output: Path | None = None,
     force: Flag = False,
     show: Path | None = None,
+    readme: Path | None = None,
     json_output: Json = False,
 ) -> None:
     """Run workloads under policies, and show what each policy costs: against plain shared memory, and against `open`.
 
     Each workload runs under each policy in fresh processes, as often as --repeats says: a round runs every one once, in
     a random order. Overheads are medians of the rounds' ratios with 95 % intervals; where nothing was seen the table
-    says how small a difference would have been. Results go to a folder as they come, and Ctrl-C keeps what is there:
-    manifest.json, results.jsonl, results.sqlite (tables run, cells, counts, failures, canary) and table.txt.
+    says how small a difference would have been, 95 times in 100. Results go to a folder as they come, and
+    Ctrl-C keeps what is there: manifest.json, results.jsonl, results.sqlite (tables run, cells, counts, failures,
+    canary) and table.txt.
 
-    Exit status: 0 all cells have finished; 3 some have failed, and the table says which; 1 capshm could not, or the
-    results are damaged; 2 a wrong command line or plan; 130 Ctrl-C.
+    Exit status: 0 all cells have finished; 3 some have failed, or have not done the same work in all worlds, and the
+    table says which; 1 capshm could not, or the results are damaged; 2 a wrong command line or plan; 130 Ctrl-C.
 
     Parameters
     ----------
@@ -59,17 +65,22 @@ def compare(
     policies
         Their names; all that are installed without it (entry point group capshm.policies).
     sizes
-        Bytes, for all workloads; each workload's own without it.
+        Bytes, for all workloads, from 65,536 to 4,294,967,296; each workload's own without it.
     trace
         Also replay this recorded program: a file, or the name of a bundled one. May be given more than once.
     plan
-        A TOML file with workloads, policies, sizes, traces, repeats, seed, baseline; the command line goes first.
+        A TOML file with workloads, policies, sizes, traces, repeats, seed, baseline, timeout; the command line
+        goes first.
     repeats
-        Rounds; 7, with --quick 3. Intervals need 5.
+        Rounds; 9, with --quick 3. Intervals need 6, and each round more makes smaller differences visible.
     seed
         Of the workloads and the order of cells: the same seed, the same work.
     baseline
         What policies are compared with: plain, which is shared memory without capshm, or a policy.
+    timeout
+        Seconds that a cell may take before it is ended and has failed; ten minutes without it, more for large sizes.
+    measure
+        What is compared: wall time, or cpu, which is the time that all processes of a cell were running.
     quick
         A first look, in less than a minute: three rounds of smaller sizes.
     dry_run
@@ -80,15 +91,20 @@ def compare(
         Replace the results that are in that folder.
     show
         Show the results of this folder again; run nothing.
+    readme
+        With --show: put the table into this file, between the lines `<!-- compare -->` and `<!-- /compare -->`.
     json_output
-        Print one JSON document instead of the table.
+        Print one JSON document instead of the table or the plan.
     """
     if importlib.util.find_spec("scipy") is None:
         raise CapshmError("compare needs scipy for its intervals, which is not installed: pip install 'capshm[lab]'")
     from capshm.lab import plan as plans  # only here: `capshm --help` stays fast
 
     if show is not None:
-        sys.exit(_show(show, is_json=json_output))
+        sys.exit(_show(show, measure, readme, is_json=json_output))
+    if readme is not None:
+        _complain(["--readme shows results: name their folder by --show"])
+        sys.exit(_WRONG_LINE)
     try:
         line = plans.choose(
             workloads=workloads,
@@ -98,19 +114,20 @@ def compare(
             repeats=repeats,
             seed=seed,
             baseline=baseline,
+            timeout=timeout,
         )
         chosen = plans.complete(line, None if plan is None else plans.read(plan), quick=quick)
     except plans.PlanError as error:
         _complain([str(error)])
         sys.exit(_WRONG_LINE)
     if dry_run:
-        _print_plan(chosen)
+        _print_plan(chosen, is_json=json_output)
         return
     folder = output or Path("results") / time.strftime("%Y-%m-%dT%H.%M.%SZ", time.gmtime())
-    sys.exit(_run(chosen, folder, is_forced=force, is_json=json_output))
+    sys.exit(_run(chosen, folder, measure, is_forced=force, is_json=json_output))
 
 
-def _run(plan: Plan, folder: Path, *, is_forced: bool, is_json: bool) -> int:
+def _run(plan: Plan, folder: Path, measure: Measure, *, is_forced: bool, is_json: bool) -> int:
     """Run it, and print what there is, however the run ends. The exit status."""
     from capshm.lab import database, facts, results, run
     from capshm.lab.progress import Watch
@@ -128,7 +145,7 @@ def _run(plan: Plan, folder: Path, *, is_forced: bool, is_json: bool) -> int:
             _complain([str(error)])
             status = _FAILED
     records = results.read(folder).records
-    text = _print(manifest, records, is_json=is_json)
+    summary, text = _print(manifest, records, measure, is_json=is_json)
     try:
         results.write_table(folder, text)
         database.build(folder, manifest, records)
@@ -136,49 +153,56 @@ def _run(plan: Plan, folder: Path, *, is_forced: bool, is_json: bool) -> int:
         _complain([str(error)])
         status = status or _FAILED
     print(f"results: {folder}", file=sys.stderr)
-    return status or _status(records)
+    return status or _status(summary)
 
 
-def _show(folder: Path, *, is_json: bool) -> int:
-    """Print an existing folder's table. The exit status."""
-    from capshm.lab import results
+def _show(folder: Path, measure: Measure, readme: Path | None, *, is_json: bool) -> int:
+    """Print an existing folder's table, and put it into a README. The exit status."""
+    from capshm.lab import results, table
 
     found = results.read(folder)
-    _print(found.manifest, found.records, is_json=is_json)
+    summary, text = _print(found.manifest, found.records, measure, is_json=is_json)
+    if readme is not None:
+        try:
+            table.rewrite_readme(readme, text, summary)
+        except (OSError, ValueError) as error:
+            raise CapshmError(str(error)) from error
     if found.tail:
         _complain([f"{folder / results.RESULTS} ends in a half-written line of {found.tail} bytes, which is left out"])
     _complain(found.damages)
-    return _FAILED if found.damages else _status(found.records)
+    return _FAILED if found.damages else _status(summary)
 
 
-def _print(manifest: Manifest, records: Iterable[Record], *, is_json: bool) -> str:
-    """Print the table, or the JSON document; the table is returned in either case."""
+def _print(manifest: Manifest, records: Iterable[Record], measure: Measure, *, is_json: bool) -> tuple[Summary, str]:
+    """Print the table, or the JSON document; the summary, and the table in either case."""
     import msgspec
 
     from capshm.lab import summary, table
 
-    found = summary.summarize(manifest.plan, records)
+    found = summary.summarize(manifest.plan, records, measure)
     text = table.text(manifest, found)
-    document = {"manifest": manifest, "lines": found.lines, "canary": found.canary, "failed": found.failed}
+    document = {"manifest": manifest} | msgspec.structs.asdict(found)
     print(msgspec.json.encode(document).decode() if is_json else text, flush=True)
-    return text
+    return found, text
 
 
-def _print_plan(plan: Plan) -> None:
+def _print_plan(plan: Plan, *, is_json: bool) -> None:
+    import msgspec
+
     from capshm.lab import table, workloads
 
+    if is_json:
+        print(msgspec.json.encode({"plan": plan, "seconds": plan.seconds}).decode())
+        return
     print(f"{len(plan.cases) * len(plan.policies)} cells a round, {plan.repeats} rounds, seed {plan.seed}:\n")
     for case in plan.cases:
-        size = "" if case.trace else f", {table.size(case.size)}"
-        print(f"  {case.label}{size}: {', '.join(plan.policies)}")
+        print(f"  {table.described(plan, case)}: {', '.join(plan.policies)}")
         print(f"      {workloads.describe(case.workload)[0]}")
     print(f"\nabout {table.duration(plan.seconds * 1e9)} on two slow processors")
 
 
-def _status(records: Iterable[Record]) -> int:
-    from capshm.lab.results import Failed
-
-    return _CELLS_FAILED if any(isinstance(record, Failed) for record in records) else 0
+def _status(summary: Summary) -> int:
+    return 0 if summary.is_whole else _CELLS_FAILED
 
 
 def _complain(lines: Iterable[str]) -> None:

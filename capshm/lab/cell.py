@@ -13,7 +13,8 @@ of what was done: the same in every world.
 
     {"wall_ns": …, "cpu_ns": …, "setup_ns": …, "counts": {"operations": …, …}, "checksum": …}
 
-Exit status 2: the input is wrong; 1: the cell has failed. Standard error says how, and standard output is empty.
+Exit status 2: the input is wrong; 1: the cell has failed. Standard error says how, and standard output is empty. What a
+workload prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -32,12 +33,8 @@ from pathlib import Path
 from capshm import policies
 from capshm.lab import workloads
 from capshm.lab.crew import CellFailed, Crew
-from capshm.lab.world import PLAIN, World, enter
-
-SMALLEST, LARGEST = 64 << 10, 4 << 30
-"""Bytes: of a cell's size."""
-
-_PROCESSES = 4096  # that a cell may fork
+from capshm.lab.workloads import LARGEST, MOST_FORKS, PLAIN, SMALLEST
+from capshm.lab.world import World, enter
 
 
 @dataclass
@@ -107,7 +104,7 @@ class Cell:
 
         CellFailed and other errors: the cell has come to no result; none of its processes is left.
         """
-        crew = Crew(_PROCESSES)
+        crew = Crew(MOST_FORKS)
         with enter(self.policy, crew) as world, crew:
             setting = Setting(world, crew, self.size, self.seed, self.trace)
             workloads.find(self.workload).run(setting)
@@ -118,6 +115,8 @@ class Cell:
 
 def main() -> int:
     """Read, run, print; the exit status."""
+    answers = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a workload prints is no part of the answer
     try:
         wanted = json.load(sys.stdin)
         if not isinstance(wanted, dict):
@@ -129,7 +128,7 @@ def main() -> int:
         answer = cell.run()
     except Exception as error:
         return _fail(error, 1)
-    print(json.dumps(answer))
+    os.write(answers, json.dumps(answer).encode() + b"\n")
     return 0
 
 

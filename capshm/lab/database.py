@@ -2,7 +2,7 @@
 
     run       key, value                                                     what the manifest says
     cells     id, round, workload, size, trace, policy, seed,                a row a cell that has finished
-              wall_ns, cpu_ns, setup_ns
+              wall_ns, cpu_ns, setup_ns, checksum
     counts    cell, name, value                                              operations, crossed, rederived, ...
     failures  round, workload, size, trace, policy, seed, message            a row a cell that has failed
     canary    round, microseconds
@@ -29,7 +29,8 @@ CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE cells (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
     policy TEXT NOT NULL, seed INTEGER NOT NULL,
-    wall_ns INTEGER NOT NULL, cpu_ns INTEGER NOT NULL, setup_ns INTEGER NOT NULL
+    wall_ns INTEGER NOT NULL, cpu_ns INTEGER NOT NULL, setup_ns INTEGER NOT NULL,
+    checksum TEXT NOT NULL -- hexadecimal, since a number of SQL has 63 bits
 );
 CREATE TABLE counts (cell INTEGER NOT NULL REFERENCES cells, name TEXT NOT NULL, value INTEGER NOT NULL);
 CREATE TABLE failures (
@@ -64,9 +65,9 @@ def _fill(connection: sqlite3.Connection, manifest: Manifest, records: Iterable[
     for record in records:
         match record:
             case Measured(round=number, cell=cell, result=result):
-                times = (result.wall_ns, result.cpu_ns, result.setup_ns)
+                told = (result.wall_ns, result.cpu_ns, result.setup_ns, f"{result.checksum:016x}")
                 row = connection.execute(
-                    "INSERT INTO cells VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, *_key(cell), *times)
+                    "INSERT INTO cells VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, *_key(cell), *told)
                 ).lastrowid
                 counts = [(row, name, value) for name, value in result.counts.items()]
                 connection.executemany("INSERT INTO counts VALUES (?, ?, ?)", counts)

@@ -6,7 +6,7 @@ Standard input is the lifeline: its end means that the runner has died, or wants
 and exit status are the cell's. As a "child subreaper" (prctl(2)) the keeper becomes the parent of every process whose
 own parent has died, so it can find and end all that a cell has started, even where a workload forgets its children.
 The cell itself goes first and the others get a moment: a machine's broker then ends its processes and removes their
-memory in order, which a killed one cannot.
+memory in order, which a killed one cannot. When the keeper itself is killed, the kernel ends the cell.
 """
 
 from __future__ import annotations
@@ -17,20 +17,31 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _MOMENT = 5.0  # seconds
 _KILLED = 128
 
 
+_libc = ctypes.CDLL(None)
+
+
 def main() -> None:
     """Run the cell that standard input describes, and end as it ends; a signal's number plus 128 if by a signal."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     lifeline = sys.stdin.fileno()
     order = _read_line(lifeline)
     # A group of its own: a workload that signals its group signals neither keeper nor runner.
-    cell = subprocess.Popen([sys.executable, "-P", "-m", "capshm.lab.cell"], stdin=subprocess.PIPE, process_group=0)
+    keeper = os.getpid()
+    cell = subprocess.Popen(
+        [sys.executable, "-P", "-m", "capshm.lab.cell"],
+        stdin=subprocess.PIPE,
+        process_group=0,
+        preexec_fn=lambda: _end_with(keeper),
+    )
     assert cell.stdin is not None
     try:
         cell.stdin.write(order)
@@ -43,6 +54,13 @@ def main() -> None:
     status = cell.wait()
     _end_descendants()
     sys.exit(_KILLED - status if status < 0 else status)
+
+
+def _end_with(keeper: int) -> None:
+    """In the cell, before its program: end with the keeper, which may have ended already."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != keeper:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _read_line(descriptor: int) -> bytes:
@@ -79,8 +97,19 @@ def _end_descendants() -> None:
 
 def _kill_children() -> None:
     # No number of a child is used again before it is reaped, and only the loop that this interrupts reaps.
-    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split():
-        os.kill(int(pid), signal.SIGKILL)
+    for pid in _children():
+        os.kill(pid, signal.SIGKILL)
+
+
+def _children() -> Iterator[int]:
+    """By looking at all processes: not every kernel lists those of one."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()  # proc(5): state, parent, ...
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # another's, which has just been reaped
+        if int(fields[1]) == os.getpid():
+            yield int(folder.name)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ A plan file is TOML with the names of `Choice`; what is left out has its default
                                            # workload "trace" is among the workloads
     policies = ["open", "cheribsd"]        # without it: all that are installed
     baseline = "plain"
-    repeats = 7
+    repeats = 9
     seed = 1
+    timeout = 600                          # seconds that a cell may take; without it: by its size, 600 and more
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from random import Random
 from typing import Annotated
 
@@ -30,15 +31,15 @@ import msgspec
 from capshm import policies
 from capshm.errors import CapshmError
 from capshm.lab import trace, workloads
-from capshm.lab.workloads import TRACE
-from capshm.lab.world import PLAIN
+from capshm.lab.workloads import LARGEST, MOST_FORKS, PLAIN, SMALLEST, TRACE
 
 REFERENCE = "open"
 """The policy over which there are overheads, too, where it takes part: CheriBSD before the pull request."""
 
-REPEATS, QUICK_REPEATS = 7, 3
+REPEATS, QUICK_REPEATS = 9, 3
 _QUICK_SHARE = 4  # --quick divides the default sizes by this
 _BESIDE_SECONDS, _MEASURED_SECONDS = 0.6, 0.25  # of a cell of the default size, on two cores of a shared machine
+_PATIENCE_SECONDS, _PATIENCE = 600, 20  # that a cell may take: so long, and so many times what it should
 
 
 class PlanError(CapshmError):
@@ -49,12 +50,13 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What a plan file or a command line says; None: nothing."""
 
     workloads: tuple[str, ...] | None = None
-    sizes: tuple[Annotated[int, msgspec.Meta(ge=1, le=1 << 40)], ...] | None = None
+    sizes: tuple[Annotated[int, msgspec.Meta(ge=SMALLEST, le=LARGEST)], ...] | None = None
     traces: tuple[str, ...] | None = None
     policies: tuple[str, ...] | None = None
     baseline: str | None = None
     repeats: Annotated[int, msgspec.Meta(ge=1, le=10_000)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)] | None = None
+    timeout: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -65,9 +67,10 @@ class Case(msgspec.Struct, frozen=True):
     trace: str | None = None
 
     @property
-    def label(self) -> str:
-        """Its name in the table."""
-        return self.workload if self.trace is None else f"{self.workload} {Path(self.trace).stem}"
+    def seconds(self) -> float:
+        """About how long a cell of it takes."""
+        share = self.size / workloads.default_size(self.workload)
+        return _BESIDE_SECONDS + _MEASURED_SECONDS * share
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -79,13 +82,17 @@ class Cell(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that decides what is run; the manifest of a results folder holds it. policies: the baseline stands first."""
+    """All that decides what is run; the manifest of a results folder holds it.
+
+    policies: the baseline stands first. timeout: seconds; a cell that takes longer is ended, and has failed.
+    """
 
     cases: tuple[Case, ...]
     policies: tuple[str, ...]
     baseline: str
     repeats: int
     seed: int
+    timeout: int
 
     def round(self, number: int) -> list[Cell]:
         """The cells of a round, from 1, in its order."""
@@ -101,11 +108,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def seconds(self) -> float:
         """About how long it takes to run."""
-        round_ = sum(
-            _BESIDE_SECONDS + _MEASURED_SECONDS * case.size / workloads.default_size(case.workload)
-            for case in self.cases
-        )
-        return round_ * len(self.policies) * self.repeats
+        return sum(case.seconds for case in self.cases) * len(self.policies) * self.repeats
+
+    def label(self, case: Case) -> str:
+        """A case's name in the table. A trace has its file's, with as many folders as tell it from the others."""
+        if case.trace is None:
+            return case.workload
+        own = _parts(case.trace)
+        others = [_parts(other.trace) for other in self.cases if other.trace not in (None, case.trace)]
+        shown = 1
+        while shown < len(own) and any(other[-shown:] == own[-shown:] for other in others):
+            shown += 1
+        return f"{case.workload} {'/'.join(own[-shown:])}"
 
 
 def read(path: Path) -> Choice:
@@ -144,6 +158,7 @@ def complete(line: Choice, file: Choice | None = None, *, quick: bool = False) -
         baseline=baseline,
         repeats=choice.repeats or (QUICK_REPEATS if quick else REPEATS),
         seed=1 if choice.seed is None else choice.seed,
+        timeout=choice.timeout or int(_PATIENCE_SECONDS + _PATIENCE * max(case.seconds for case in cases)),
     )
 
 
@@ -156,7 +171,7 @@ def _cases(choice: Choice, quick: bool) -> tuple[Case, ...]:
         Case(name, size)
         for name in names
         if name != TRACE
-        for size in choice.sizes or (workloads.default_size(name) // share,)
+        for size in choice.sizes or (max(SMALLEST, _default_size(name) // share),)
     ]
     traces = (trace.names() if TRACE in names else ()) if choice.traces is None else choice.traces
     found = [_find_trace(name) for name in traces]
@@ -164,11 +179,27 @@ def _cases(choice: Choice, quick: bool) -> tuple[Case, ...]:
     return tuple(dict.fromkeys(cases))
 
 
-def _find_trace(name: str) -> str:
+def _default_size(name: str) -> int:
     try:
-        return str(trace.find(name).absolute())
-    except CapshmError as error:
+        return workloads.default_size(name)
+    except ValueError as error:
+        raise PlanError(f"{error}; name the workloads that are wanted to leave it out") from error
+
+
+def _find_trace(name: str) -> str:
+    """The path of a trace that can be replayed."""
+    try:
+        path = trace.find(name)
+        forks = trace.read(path).counts["forks"]
+    except (CapshmError, OSError) as error:
         raise PlanError(str(error)) from error
+    if forks > MOST_FORKS:
+        raise PlanError(f"{path} forks {forks:,} processes, and a cell may fork {MOST_FORKS:,}")
+    return str(path.absolute())
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return PurePath(path.removesuffix(".trace")).parts
 
 
 def _merge(line: Choice, file: Choice) -> Choice:

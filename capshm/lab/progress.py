@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from capshm.lab.plan import Cell, Plan
 from capshm.lab.results import Failed, Measured
+from capshm.lab.table import described, last_line
 
 
 class Watch:
@@ -42,15 +43,15 @@ class Watch:
 
     def begin_cell(self, cell: Cell) -> None:
         """A cell begins."""
-        what = f"round {self._round} of {self._plan.repeats}: {cell.case.label}, {cell.policy}"
+        what = f"round {self._round} of {self._plan.repeats}: {self._plan.label(cell.case)}, {cell.policy}"
         self._bar.update(self._task, description=what)
 
     def end_cell(self, outcome: Measured | Failed) -> None:
         """It has ended; one that failed is told at once."""
         self._bar.advance(self._task)
         if isinstance(outcome, Failed):
-            case, policy = outcome.cell.case, outcome.cell.policy
-            self._bar.console.print(f"failed: {case.label}, {policy}: {outcome.message.splitlines()[-1]}", markup=False)
+            name = f"{described(self._plan, outcome.cell.case)}, {outcome.cell.policy}"
+            self._bar.console.print(f"failed: {name}: {last_line(outcome.message)}", markup=False)
 
     def __enter__(self) -> Self:
         self._bar.start()

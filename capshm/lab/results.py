@@ -12,6 +12,7 @@ tail, which readers drop and say so; there is no other way to lose a cell that h
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias
@@ -39,12 +40,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a cell tells of itself. cpu_ns: of all its processes; setup_ns: all before the measured section."""
+    """What a cell tells of itself. cpu_ns: of all its processes; setup_ns: all before the measured section.
+
+    checksum: of what it has done, which is the same in every cell of a case, whatever the policy.
+    """
 
     wall_ns: int
     cpu_ns: int
     setup_ns: int
     counts: dict[str, int]
+    checksum: int
 
 
 class Measured(msgspec.Struct, frozen=True, tag="measured"):
@@ -86,7 +91,8 @@ class Results:
     """A folder that is being filled. A context manager that closes it.
 
     folder: made with its parents; one that holds anything is refused, unless is_forced: then an older run's files are
-    replaced, and no others touched. ResultsError: it could not be made.
+    replaced, and no others touched. ResultsError: it could not be made, and an older run is still there. A death in the
+    middle leaves the older run, or its manifest with no records, and never records under another run's manifest.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, is_forced: bool = False) -> None:
@@ -95,10 +101,15 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
             if not is_forced and any(folder.iterdir()):
                 raise ResultsError(f"{folder} is not empty: name another folder, or say --force to replace its results")
-            for name in (RESULTS, DATABASE, TABLE):
+            _replace(
+                {
+                    folder / RESULTS: b"",
+                    folder / MANIFEST: msgspec.json.format(msgspec.json.encode(manifest)) + b"\n",
+                }
+            )
+            for name in (DATABASE, TABLE):
                 (folder / name).unlink(missing_ok=True)
-            _write_whole(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-            self._fd = os.open(folder / RESULTS, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            self._fd = os.open(folder / RESULTS, os.O_WRONLY | os.O_CLOEXEC)
             _sync_names(folder)
         except OSError as error:
             raise ResultsError(f"cannot make the results folder {folder}: {error}") from error
@@ -113,7 +124,8 @@ class Results:
                 written += os.pwrite(self._fd, line[written:], self._size + written)
             os.fsync(self._fd)
         except OSError as error:
-            os.ftruncate(self._fd, self._size)
+            with suppress(OSError):  # then the tail is half-written, as a death leaves it
+                os.ftruncate(self._fd, self._size)
             raise ResultsError(
                 f"cannot write to {self.folder / RESULTS}: {error.strerror}; the cells before this one are in it"
             ) from error
@@ -153,7 +165,7 @@ def read(folder: Path) -> Found:
 def write_table(folder: Path, text: str) -> None:
     """Keep the table as it was printed. ResultsError: it cannot be written."""
     try:
-        _write_whole(folder / TABLE, text.encode())
+        _replace({folder / TABLE: text.encode()})
     except OSError as error:
         raise ResultsError(f"cannot write {folder / TABLE}: {error.strerror}") from error
 
@@ -175,17 +187,20 @@ def _read_manifest(path: Path, text: bytes) -> Manifest:
         raise ResultsError(f"{path} is damaged: {error}") from error
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Replace a file by one rename, so that it is never there in part."""
-    new = path.with_name(path.name + ".new")
+def _replace(contents: dict[Path, bytes]) -> None:
+    """Write files whole, then rename them into place, in this order. OSError while writing: all are as before."""
+    new = {path: path.with_name(path.name + ".new") for path in contents}
     try:
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        for path, content in contents.items():
+            with new[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            new[path].replace(path)
     except OSError:
-        new.unlink(missing_ok=True)
+        for path in contents:
+            new[path].unlink(missing_ok=True)
         raise
 
 

@@ -7,6 +7,7 @@ has started, before KeyboardInterrupt goes on; so does the runner's own death, b
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 from typing import Protocol
@@ -40,13 +41,13 @@ def run(plan: Plan, results: Results, progress: Progress) -> None:
         results.append(_take_canary(number))
         for cell in plan.round(number):
             progress.begin_cell(cell)
-            outcome = measure(number, cell)
+            outcome = measure(number, cell, plan.timeout)
             results.append(outcome)
             progress.end_cell(outcome)
 
 
-def measure(number: int, cell: Cell) -> Measured | Failed:
-    """Run one cell of a round. None of its processes is left, whatever happens here or there."""
+def measure(number: int, cell: Cell, timeout: int) -> Measured | Failed:
+    """Run one cell of a round, for no longer than so many seconds. None of its processes is left, whatever happens."""
     order = {**msgspec.structs.asdict(cell.case), "policy": cell.policy, "seed": cell.seed}
     # Memory files, and no pipes: nobody needs to read while the cell runs, and a full disk is not in the way.
     with (
@@ -62,9 +63,10 @@ def measure(number: int, cell: Cell) -> Measured | Failed:
             process_group=0,
         )
         assert keeper.stdin is not None
+        is_in_time = True
         try:
             os.write(keeper.stdin.fileno(), msgspec.json.encode(order) + b"\n")
-            keeper.wait()
+            is_in_time = _ends_within(keeper, timeout)
         except BrokenPipeError:
             pass  # it was killed at once: its status says so
         finally:
@@ -73,12 +75,24 @@ def measure(number: int, cell: Cell) -> Measured | Failed:
         output.seek(0)
         messages.seek(0)
         said = messages.read().decode(errors="replace").strip()[-_MESSAGE:]
+        if not is_in_time:
+            return Failed(number, cell, f"{said}\nit had not ended after {timeout:,} seconds, and was ended".lstrip())
         if status != 0:
             return Failed(number, cell, said or f"it ended with status {status}, and said nothing")
         try:
             return Measured(number, cell, _decoder.decode(output.read()))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return Failed(number, cell, f"its answer is no result: {error}")
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: int) -> bool:
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        watch = select.poll()
+        watch.register(descriptor, select.POLLIN)
+        return bool(watch.poll(1000 * seconds))
+    finally:
+        os.close(descriptor)
 
 
 _decoder = msgspec.json.Decoder(Result, strict=True)

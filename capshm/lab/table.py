@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import statistics
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from capshm.lab.statistics import ENOUGH
+
 if TYPE_CHECKING:
+    from capshm.lab.plan import Case, Plan
     from capshm.lab.results import Manifest
     from capshm.lab.statistics import Overhead
-    from capshm.lab.summary import Line, Summary
+    from capshm.lab.summary import CanarySpan, Span, Summary
 
 WIDTH = 118
+BEGIN, END = "<!-- compare -->", "<!-- /compare -->"
 _COUNTS = ("crossed", "rederived", "refused")
 _TIMES = 3.0  # an overhead from here on is shown as a multiple
-_LEGEND = """\
-median: wall time of the measured section, without starting and filling. over X: how much longer it takes than X, the
-median of the rounds' ratios, with its 95 % interval. none seen, < 3 %: a difference of 3 % would have been seen, and
-there was none. too few: not enough repeats for an interval, which needs five.
+_MEASURES = {
+    "wall": "wall time of the measured section, without starting and filling",
+    "cpu": "processor time of all processes in the measured section, the broker's too",
+}
+_LEGEND = """
+median: {measure}. over X: how much longer it takes than X, the median of the
+rounds' ratios, with its 95 % interval. none seen, < 3 %: a difference of 3 % would have been seen 95 times in 100, and
+there was none. Equal things are called different once in 1,000 comparisons, or less. too few: not enough repeats for
+an interval, which needs {enough}.
 
-crossed: capabilities that a process loaded with the tag that another had stored. rederived: values that came without,
-so that the program made a capability of its own from them. refused: calls that the policy refused. Counts of one run.
+crossed: capabilities that a process loaded with the tag that another had stored; in a trace, inherited ones that it
+freed or resized. rederived: values that came without, so that the program made a capability of its own from them.
+refused: calls that the policy refused. Counts of one run; where runs differed, the least and the most.
 """
 
 
@@ -34,29 +44,38 @@ def text(manifest: Manifest, summary: Summary) -> str:
         f"{facts.processors} × {facts.machine}\n"
         f"{finished} of {plan.repeats} rounds, seed {plan.seed}, {facts.time}; {_canary(summary.canary)}"
     )
-    parts = [heading, "\n".join(_rows(summary.lines, plan.references))]
+    parts = [heading, "\n".join(_rows(plan, summary))]
     if summary.failed:
-        parts.append("\n".join(_failures(summary)))
-    return "\n\n".join([*parts, _LEGEND])
+        parts.append("\n".join(_failures(plan, summary)))
+    if summary.different:
+        parts.append("\n".join(_differences(plan, summary)))
+    return "\n\n".join([*parts, _legend(summary.measure)])
 
 
-def _rows(lines: Sequence[Line], references: Sequence[str]) -> Iterator[str]:
+def _legend(measure: str) -> str:
+    filled = _LEGEND.format(measure=_MEASURES[measure], enough=ENOUGH)
+    return "\n\n".join(textwrap.fill(part, WIDTH) for part in filled.strip().split("\n\n")) + "\n"
+
+
+def _rows(plan: Plan, summary: Summary) -> Iterator[str]:
+    lines, references = summary.lines, plan.references
     counts = [name for name in _COUNTS if any(name in line.counts for line in lines)]
     rows = [["workload", "size", "policy", "median", *(f"over {name}" for name in references), *counts]]
     previous = None
     for line in lines:
         is_first = line.case != previous
+        time = line.wall if summary.measure == "wall" else line.cpu
         previous = line.case
         if is_first:
             rows.append([])
         rows.append(
             [
-                line.case.label if is_first else "",
+                plan.label(line.case) if is_first else "",
                 size(line.case.size) if is_first and line.case.trace is None else "",
                 line.policy,
-                "failed" if line.wall is None else duration(line.wall.value),
+                "failed" if time is None else duration(time.value),
                 *(overhead(line.over[name]) if name in line.over else "" for name in references),
-                *(f"{line.counts[name]:,}" if name in line.counts else "" for name in counts),
+                *(_count(line.counts[name]) if name in line.counts else "" for name in counts),
             ]
         )
     widths = [max(len(row[column]) for row in rows if row) for column in range(len(rows[0]))]
@@ -66,21 +85,42 @@ def _rows(lines: Sequence[Line], references: Sequence[str]) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _failures(summary: Summary) -> Iterator[str]:
+def _count(found: Span) -> str:
+    return " – ".join(f"{each:,.0f}" for each in dict.fromkeys(found))
+
+
+def _failures(plan: Plan, summary: Summary) -> Iterator[str]:
     yield f"{len(summary.failed)} cells failed:"
     for each in summary.failed:
-        reason = each.message.splitlines()[-1] if each.message else ""
-        name = f"round {each.round}, {each.cell.case.label} of {size(each.cell.case.size)}, {each.cell.policy}"
-        yield textwrap.shorten(f"  {name}: {reason}", WIDTH * 2, placeholder=" …")
+        name = f"round {each.round}, {described(plan, each.cell.case)}, {each.cell.policy}"
+        yield _shortened(f"{name}: {last_line(each.message)}")
 
 
-def _canary(round_trips: Sequence[float]) -> str:
-    if not round_trips:
+def _differences(plan: Plan, summary: Summary) -> Iterator[str]:
+    yield "cells of one case have not done the same work, so their times compare nothing:"
+    for each in summary.different:
+        works = "; ".join(f"{', '.join(names)}: {work}" for work, names in each.policies.items())
+        yield _shortened(f"{described(plan, each.case)}: {works}")
+
+
+def _shortened(line: str) -> str:
+    return "  " + textwrap.shorten(line, 2 * WIDTH, placeholder=" …")
+
+
+def described(plan: Plan, case: Case) -> str:
+    """A case in words: "prefork of 4 MiB"."""
+    return plan.label(case) + ("" if case.trace else f" of {size(case.size)}")
+
+
+def last_line(message: str) -> str:
+    """The line that says why, of what a failed cell has said; empty if it has said nothing."""
+    return next(reversed(message.splitlines()), "")
+
+
+def _canary(found: CanarySpan | None) -> str:
+    if found is None:
         return "no canary: two processes cannot spin here"
-    return (
-        f"canary {statistics.median(round_trips):.3f} µs ({min(round_trips):.3f} – {max(round_trips):.3f}): a spinning "
-        "round trip"
-    )
+    return f"canary {found.median:.3f} µs ({found.least:.3f} – {found.most:.3f}): a spinning round trip"
 
 
 def overhead(found: Overhead) -> str:
@@ -88,17 +128,10 @@ def overhead(found: Overhead) -> str:
     if found.interval is None or found.smallest is None:
         return f"{_change(found.ratio)} [too few]"
     if not found.is_seen:
-        return f"none seen, < {significant(100 * max(found.smallest, *_distances(found)))} %"
+        return f"none seen, < {significant(100 * found.smallest)} %"
     number = significant if found.ratio >= _TIMES else _percent
     low, high = (number(end) for end in found.interval)
     return f"{_change(found.ratio)} [{low}, {high}]"
-
-
-def _distances(found: Overhead) -> Iterator[float]:
-    """How far from none the interval reaches: what may be there, unseen."""
-    assert found.interval is not None
-    yield abs(found.interval.low - 1)
-    yield abs(found.interval.high - 1)
 
 
 def _change(ratio: float) -> str:
@@ -129,3 +162,20 @@ def size(length: int) -> str:
         if length and length % (1 << shift) == 0:
             return f"{length >> shift:,} {unit}"
     return f"{length:,} B"
+
+
+def rewrite_readme(path: Path, table: str, summary: Summary) -> None:
+    """Replace what stands in a file between `BEGIN` and `END` by a table.
+
+    ValueError, and nothing is changed: they are not there once each, or something in the run has failed or has too few
+    repeats. The file is replaced by one rename: a death in the middle leaves the old one.
+    """
+    if not summary.is_whole or any(line.repeats < ENOUGH for line in summary.lines):
+        raise ValueError(f"{path} shows results: a run with failures, or with fewer than {ENOUGH} repeats, is none")
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or any(marker in part for marker in (BEGIN, END) for part in (before, after)):
+        raise ValueError(f"{path} must hold one line {BEGIN} and after it one line {END}")
+    new = path.with_name(path.name + ".new")
+    new.write_text(f"{before}{BEGIN}\n\n```\n{table.rstrip()}\n```\n\n{END}{after}", encoding="utf-8")
+    new.replace(path)

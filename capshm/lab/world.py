@@ -20,6 +20,7 @@ from capshm import _registers, errors
 from capshm import cheribsd as bsd
 from capshm._native import ffi, lib
 from capshm.lab.crew import CellFailed
+from capshm.lab.workloads import PLAIN
 from capshm.machine import Machine
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from capshm._native import CData
     from capshm.capability import Capability
     from capshm.lab.crew import Crew
-
-PLAIN = "plain"
-"""In the place of a policy: the world without capshm."""
 
 _READ_WRITE = bsd.PROT_READ | bsd.PROT_WRITE
 

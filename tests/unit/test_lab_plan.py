@@ -1,5 +1,6 @@
 """The plan of a comparison: files, command lines, and the order of cells."""
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from capshm.lab import workloads
+from capshm._native import lib
+from capshm.lab import trace, workloads
 from capshm.lab.plan import Case, Cell, Choice, Plan, PlanError, choose, complete, read
 
 
@@ -21,7 +23,9 @@ def a_file(folder: Path, text: str) -> Path:
 def a_plan(repeats: int = 5, seed: int = 3) -> Plan:
     """Of two cases and three policies."""
     cases = (Case("prefork", 1 << 20), Case("ring", 1 << 20))
-    return Plan(cases=cases, policies=("plain", "open", "isolated"), baseline="plain", repeats=repeats, seed=seed)
+    return Plan(
+        cases=cases, policies=("plain", "open", "isolated"), baseline="plain", repeats=repeats, seed=seed, timeout=60
+    )
 
 
 # What is run
@@ -42,7 +46,7 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
     path = a_file(
         tmp_path,
         'workloads = ["ring"]\nsizes = [65_536, 131_072]\npolicies = ["cheribsd", "cheribsd", "open"]\n'
-        'baseline = "open"\nrepeats = 4\nseed = 9\ntraces = []\n',
+        'baseline = "open"\nrepeats = 4\nseed = 9\ntimeout = 30\ntraces = []\n',
     )
     plan = complete(Choice(), read(path))
     assert plan == Plan(
@@ -51,6 +55,7 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
         baseline="open",
         repeats=4,
         seed=9,
+        timeout=30,
     )
     assert plan.references == ("open",)
 
@@ -62,7 +67,7 @@ def test_the_command_line_goes_first(tmp_path: Path) -> None:
     assert (plan.repeats, plan.seed, plan.cases[0].workload) == (2, 9, "prefork")
 
 
-def test_quick_is_less(tmp_path: Path) -> None:
+def test_quick_is_less() -> None:
     """Fewer repeats and smaller sizes, but what was asked for is done."""
     choice = Choice(workloads=("ring",))
     whole, quick = complete(choice), complete(choice, quick=True)
@@ -79,6 +84,38 @@ def test_a_missing_trace_is_named() -> None:
         complete(Choice(workloads=("ring",), traces=("no-such-thing",)))
 
 
+def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:
+    """Before anything is run: a file of something else, and a program with more forks than a cell may have."""
+    junk = tmp_path / "junk.trace"
+    junk.write_bytes(b"junk")
+    with pytest.raises(PlanError, match=r"junk\.trace: byte 0: this is no trace"):
+        complete(Choice(workloads=(), traces=(str(junk),)))
+    forks = workloads.MOST_FORKS + 1
+    events = b"".join(trace.EVENT.pack(lib.REPLAY_FORK, child, 0) for child in range(1, forks + 1))
+    children = [trace.Process("child", 0, b"") for _ in range(forks)]
+    trace.write(trace.Trace("forks", 0, (trace.Process("parent", -1, events), *children)), junk)
+    with pytest.raises(PlanError, match=r"forks 4,097 processes, and a cell may fork 4,096"):
+        complete(Choice(workloads=(), traces=(str(junk),)))
+
+
+def test_traces_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """By as many folders as it takes; others go by their files' names."""
+    paths = []
+    for name in ("one/build", "two/build", "other"):
+        paths.append(tmp_path / f"{name}.trace")
+        paths[-1].parent.mkdir(exist_ok=True)
+        trace.write(trace.Trace("nothing", 0, (trace.Process("nothing", -1, b""),)), paths[-1])
+    plan = complete(Choice(workloads=("ring",), traces=tuple(map(str, paths))))
+    assert [plan.label(case) for case in plan.cases] == ["ring", "trace one/build", "trace two/build", "trace other"]
+
+
+def test_patience_grows_with_size() -> None:
+    """A cell may take ten minutes and more; what is said goes first."""
+    small, large = (complete(Choice(workloads=("ring",), sizes=(size,))).timeout for size in (1 << 16, 1 << 32))
+    assert 600 < small < large
+    assert complete(Choice(workloads=("ring",), timeout=5)).timeout == 5
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -88,7 +125,9 @@ def test_a_missing_trace_is_named() -> None:
         ("repeats = 2.5", "repeats"),
         ('repeats = "3"', "repeats"),
         ("seed = -1", "seed"),
-        ("sizes = [0]", "sizes"),
+        ("sizes = [65_535]", "sizes"),
+        ("sizes = [4_294_967_297]", "sizes"),
+        ("timeout = 0", "timeout"),
         ("sizes = 65536", "sizes"),
         ("workloads = [1]", "workloads"),
         ("workloads = [", "no plan"),
@@ -156,9 +195,12 @@ def test_a_dry_run_shows_cells_and_time(tmp_path: Path) -> None:
     """And runs nothing: no folder is made."""
     command = [sys.executable, "-m", "capshm", "compare", "--dry-run", "--workloads", "ring", "--sizes", "65536"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "ring, 64 KiB: plain, open, cheribsd, isolated" in done.stdout
-    assert "4 cells a round, 7 rounds" in done.stdout
+    assert "ring of 64 KiB: plain, open, cheribsd, isolated" in done.stdout
+    assert "4 cells a round, 9 rounds" in done.stdout
     assert "about" in done.stdout
+    document = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert document["plan"]["cases"] == [{"workload": "ring", "size": 65_536, "trace": None}]
+    assert document["seconds"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,6 +208,8 @@ def test_a_dry_run_shows_cells_and_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (["--sizes", "1", "--dry-run"], "sizes"),
+        (["--readme", "README.md"], "--show"),
         (["--sizes", "many"], "--sizes"),
         (["--repeats", "0"], "repeats"),
         (["--workloads", "rnig"], "did you mean 'ring'"),
@@ -185,7 +229,7 @@ def test_wrong_command_lines_are_refused(tmp_path: Path, arguments: list[str], n
 
 @pytest.mark.slow
 def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
-    """In an interpreter that has no scipy; the rest of the command works there."""
+    """In an interpreter that has no scipy; other commands work there."""
     program = (
         "import sys\n"
         "from importlib.util import find_spec\n"
@@ -194,7 +238,9 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> N
         "from capshm.commands import main\n"
         "main()\n"
     )
-    command = [sys.executable, "-c", program, "compare", "--dry-run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run([*command, "compare", "--dry-run"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "capshm[lab]" in done.stderr
+    other = subprocess.run([*command, "explain", "E9"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "E9" in other.stdout

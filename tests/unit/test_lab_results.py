@@ -1,5 +1,6 @@
 """Results folders: what is written is found again, damage is found, and SQL has the same."""
 
+import resource
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,11 +13,11 @@ from capshm.lab.results import Canary, Failed, Manifest, Measured, Record, Resul
 
 CASE = Case("prefork", 1 << 20)
 TRACED = Case("trace", 4096, "/somewhere/build.trace")
-PLAN = Plan(cases=(CASE, TRACED), policies=("plain", "open"), baseline="plain", repeats=2, seed=5)
+PLAN = Plan(cases=(CASE, TRACED), policies=("plain", "open"), baseline="plain", repeats=2, seed=5, timeout=60)
 RECORDS: list[Record] = [
     Canary(1, 0.15),
-    Measured(1, Cell(CASE, "plain", 5), Result(100, 90, 20, {"operations": 7, "crossed": 0})),
-    Measured(1, Cell(TRACED, "open", 5), Result(200, 190, 30, {"operations": 9, "crossed": 4})),
+    Measured(1, Cell(CASE, "plain", 5), Result(100, 90, 20, {"operations": 7, "crossed": 0}, 11)),
+    Measured(1, Cell(TRACED, "open", 5), Result(200, 190, 30, {"operations": 9, "crossed": 4}, (1 << 64) - 1)),
     Failed(1, Cell(CASE, "open", 5), "CellFailed: a worker\nwas killed: “±”"),
     Canary(2, None),
 ]
@@ -62,6 +63,22 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     assert results.read(folder).records == []
     assert not (folder / results.TABLE).exists()
     assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_with_force_an_older_run_stays_until_there_is_room(tmp_path: Path) -> None:
+    """Where files may not be as long as a manifest, as on a full disk, all of it is still there."""
+    folder = a_folder(tmp_path / "run")
+    (folder / results.TABLE).write_text("old", encoding="utf-8")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    manifest = Manifest(PLAN, facts.gather())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))  # Python has SIGXFSZ ignored
+    try:
+        with pytest.raises(ResultsError, match="File too large"):
+            Results(folder, manifest, is_forced=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
@@ -133,8 +150,8 @@ def test_sql_has_the_same(tmp_path: Path) -> None:
     with closing(sqlite3.connect(folder / results.DATABASE)) as connection:
         ask = connection.execute
         assert ask("SELECT * FROM cells").fetchall() == [
-            (1, 1, "prefork", 1 << 20, None, "plain", 5, 100, 90, 20),
-            (2, 1, "trace", 4096, "/somewhere/build.trace", "open", 5, 200, 190, 30),
+            (1, 1, "prefork", 1 << 20, None, "plain", 5, 100, 90, 20, "000000000000000b"),
+            (2, 1, "trace", 4096, "/somewhere/build.trace", "open", 5, 200, 190, 30, "f" * 16),
         ]
         assert ask("SELECT cell, value FROM counts WHERE name = 'crossed' ORDER BY cell").fetchall() == [(1, 0), (2, 4)]
         assert ask("SELECT policy, message FROM failures").fetchall() == [

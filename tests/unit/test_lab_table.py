@@ -1,19 +1,27 @@
 """The table of a comparison: what it says in words, and that it fits."""
 
+import itertools
 import re
+from pathlib import Path
 
+import msgspec
 import pytest
 
-from capshm.lab import table
+from capshm.lab import table, workloads
 from capshm.lab.facts import Facts
-from capshm.lab.plan import Case, Cell, Plan
+from capshm.lab.plan import Case, Cell, Choice, Plan, complete
 from capshm.lab.results import Canary, Failed, Manifest, Measured, Record, Result
 from capshm.lab.statistics import Interval, Overhead
 from capshm.lab.summary import summarize
+from capshm.lab.workloads import PLAIN
+from native.variants import ROOT
 
+BUILT_IN_POLICIES = ("open", "cheribsd", "isolated")
 FACTS = Facts("0.9", "release", "3.11.7", "A Processor With A Rather Long Name", "6.1", 2, "2026-01-02T03:04:05Z")
 CASES = (Case("prefork", 4 << 20), Case("trace", 65_536, "/somewhere/build.trace"))
-PLAN = Plan(cases=CASES, policies=("plain", "open", "cheribsd", "isolated"), baseline="plain", repeats=7, seed=5)
+PLAN = Plan(
+    cases=CASES, policies=("plain", "open", "cheribsd", "isolated"), baseline="plain", repeats=7, seed=5, timeout=60
+)
 MILLISECONDS = {"plain": 100, "open": 120, "cheribsd": 450, "isolated": 120.1}
 
 
@@ -31,7 +39,7 @@ def records() -> list[Record]:
                     "rederived": 65_536,
                     "refused": 1,
                 }
-                result = Result(int(milliseconds * noise * 1e6), 1, 1, counts)
+                result = Result(int(milliseconds * noise * 1e6), int(3e6 * noise), 1, counts, 1 << 63)
                 found.append(Measured(number, Cell(case, policy, 5), result))
     return found
 
@@ -45,14 +53,14 @@ def rows(found: str) -> list[str]:
     """The table itself, each line with single spaces."""
     lines = [" ".join(line.split()) for line in found.splitlines()]
     first = next(number for number, line in enumerate(lines) if line.startswith("workload"))
-    last = next(number for number, line in enumerate(lines) if line.startswith("median:"))
+    last = next(number for number, line in enumerate(lines) if number > first and line.startswith("median:"))
     return lines[first : last - 1]
 
 
 def test_the_table_reads() -> None:
-    """A line for each case and policy; overheads over both references; counts; and it fits in 120 columns."""
+    """A line for each case and policy; overheads over both references; counts; and it fits."""
     found = text(records())
-    assert max(map(len, found.splitlines())) <= 120
+    assert max(map(len, found.splitlines())) <= table.WIDTH
     assert "7 of 7 rounds, seed 5" in found
     assert "canary 0.190 µs (0.160 – 0.220)" in found
     shown = rows(found)
@@ -75,7 +83,49 @@ def test_failed_cells_are_listed() -> None:
     assert "2 cells failed" in shown
     assert "round 1, prefork of 4 MiB, isolated: CellFailed: why" in shown
     assert "isolated failed" in rows(shown)
-    assert max(map(len, shown.splitlines())) <= 120
+    assert max(map(len, shown.splitlines())) <= table.WIDTH
+
+
+def a_change(found: list[Record], policy: str, **changes: object) -> list[Record]:
+    """The same records, but for the first round of prefork under a policy."""
+    place, record = next(
+        (place, each)
+        for place, each in enumerate(found)
+        if isinstance(each, Measured) and (each.cell.case, each.cell.policy) == (CASES[0], policy)
+    )
+    changed = msgspec.structs.replace(record, result=msgspec.structs.replace(record.result, **changes))
+    return [*found[:place], changed, *found[place + 1 :]]
+
+
+@pytest.mark.parametrize("changes", [{"checksum": 7}, {"counts": {"operations": 7}}])
+def test_cases_whose_cells_differ_in_their_work_fail(changes: dict[str, object]) -> None:
+    """One round of one policy is enough; the table says what they have come to, and compares nothing."""
+    found = summarize(PLAN, a_change(records(), "open", **changes))
+    assert not found.is_whole
+    assert [each.case for each in found.different] == [CASES[0]]
+    assert all(line.wall is None for line in found.lines if line.case == CASES[0])
+    assert all(line.over for line in found.lines if line.case == CASES[1] and line.policy != "plain")
+    shown = table.text(Manifest(PLAN, FACTS), found)
+    assert "have not done the same work" in shown
+    assert (
+        "prefork of 4 MiB: plain, open, cheribsd, isolated: checksum 0x8000000000000000, 10 operations; open:" in shown
+    )
+    assert "plain failed" in rows(shown)[2]
+    assert max(map(len, shown.splitlines())) <= 2 * table.WIDTH
+
+
+def test_counts_that_differ_are_shown_from_least_to_most() -> None:
+    """Of what no checksum is about."""
+    counts = {"operations": 10, "crossed": 5, "rederived": 65_536, "refused": 1}
+    assert "5 – 1,048,576 65,536 1" in rows(text(a_change(records(), "open", counts=counts)))[3]
+
+
+def test_processor_time_can_be_compared() -> None:
+    """Then median and overheads are of that, and the legend says so."""
+    shown = table.text(Manifest(PLAN, FACTS), summarize(PLAN, records(), "cpu"))
+    assert "prefork 4 MiB plain 3 ms" in rows(shown)[2]
+    assert "none seen, <" in rows(shown)[3]
+    assert "processor time of all processes" in shown
 
 
 def test_a_run_that_was_cut_short_has_a_table() -> None:
@@ -97,7 +147,7 @@ def test_a_run_that_was_cut_short_has_a_table() -> None:
         (Overhead(2.5, Interval(1.95, 2.6), 0.01, True), "+150 % [+95.0, +160]"),
         (Overhead(3.4, Interval(3.31, 3.6), 0.01, True), "× 3.4 [3.31, 3.6]"),
         (Overhead(1.01, Interval(0.99, 1.02), 0.034, False), "none seen, < 3.4 %"),
-        (Overhead(1.01, Interval(0.9, 1.02), 0.034, False), "none seen, < 10 %"),
+        (Overhead(1.01, Interval(0.9, 1.02), 0.034, False), "none seen, < 3.4 %"),
         (Overhead(1.5, None, None, False), "+50.0 % [too few]"),
         (Overhead(35.0, None, None, False), "× 35 [too few]"),
     ],
@@ -122,3 +172,44 @@ def test_sizes_and_times_in_words() -> None:
         "123 ms",
         "1.5 s",
     ]
+
+
+def test_a_readme_gets_the_table(tmp_path: Path) -> None:
+    """Between its two lines, and nothing else is changed; a file without them, or with two, stays as it is."""
+    path, manifest, found = tmp_path / "README.md", Manifest(PLAN, FACTS), summarize(PLAN, records())
+    path.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", encoding="utf-8")
+    for _ in range(2):
+        table.rewrite_readme(path, table.text(manifest, found), found)
+        shown = path.read_text(encoding="utf-8")
+        assert shown.startswith(f"before\n{table.BEGIN}\n\n```\ncapshm 0.9")
+        assert shown.endswith(f"where runs differed, the least and the most.\n```\n\n{table.END}\nafter\n")
+    for wrong in ("nothing", table.BEGIN, f"{table.END}{table.BEGIN}", f"{table.BEGIN}{table.END}" * 2):
+        path.write_text(wrong, encoding="utf-8")
+        with pytest.raises(ValueError, match="must hold one line"):
+            table.rewrite_readme(path, table.text(manifest, found), found)
+        assert path.read_text(encoding="utf-8") == wrong
+
+
+def test_a_readme_gets_no_run_that_says_little(tmp_path: Path) -> None:
+    """With too few rounds, or with a failed cell."""
+    first = [each for each in records() if each.round == 1]
+    failed = [*records(), Failed(1, Cell(CASES[0], "open", 5), "")]
+    for found in (summarize(PLAN, first), summarize(PLAN, failed)):
+        with pytest.raises(ValueError, match="is none"):
+            table.rewrite_readme(tmp_path / "README.md", "a table", found)
+
+
+def test_the_readme_has_every_workload_under_every_policy() -> None:
+    """All that come with capshm, each line with its time; none has failed, and each overhead says something."""
+    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(table.BEGIN)
+    shown = rows(rest.partition(table.END)[0])
+    plan = complete(Choice(workloads=(*workloads.BUILT_IN, workloads.TRACE)))
+    policies = [PLAIN, *sorted(BUILT_IN_POLICIES, key=plan.policies.index)]
+    labels = [plan.label(case) for case in plan.cases]
+    blocks = [list(block) for is_empty, block in itertools.groupby(shown[1:], lambda line: not line) if not is_empty]
+    assert [next(label for label in labels if block[0].startswith(f"{label} ")) for block in blocks] == labels
+    for block in blocks:
+        for line, policy in zip(block, policies, strict=True):
+            assert re.search(rf"(^|[ ]){policy} [\d.]+ (µs|ms|s)( |$)", line), line
+            assert "failed" not in line
+            assert "too few" not in line

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from capshm.lab import workloads
-from capshm.lab.cell import LARGEST, SMALLEST, Cell
+from capshm.lab.cell import Cell
 from capshm.lab.crew import CellFailed, Crew
-from capshm.lab.workloads import descriptors, prefork, ring, zygote
-from capshm.lab.world import PLAIN, Plain
+from capshm.lab.workloads import LARGEST, PLAIN, SMALLEST, descriptors, prefork, ring, zygote
+from capshm.lab.world import Plain
 from tests.faults.isolation import isolated
 from tests.faults.residue import names_in, wait_until_alone
 

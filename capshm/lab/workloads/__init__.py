@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 GROUP = "capshm.workloads"
 TRACE = "trace"
 """The workload that replays a recorded program; it needs a file, so it is not among NAMES."""
+PLAIN = "plain"
+"""In the place of a policy: plain shared memory, in no machine of capshm."""
+SMALLEST, LARGEST = 64 << 10, 4 << 30
+"""Bytes: of a cell's size."""
+MOST_FORKS = 4096
+"""Of one cell."""
 
-_BUILT_IN = ("prefork", "ring", "zygote", "descriptors")
+BUILT_IN = ("prefork", "ring", "zygote", "descriptors")
 
-NAMES: Final = (*_BUILT_IN, *sorted(entry_points(group=GROUP).names - {*_BUILT_IN, TRACE}))
+NAMES: Final = (*BUILT_IN, *sorted(entry_points(group=GROUP).names - {*BUILT_IN, TRACE}))
 """All that run without further input, in the order of the table."""
 
 
@@ -37,12 +43,23 @@ class Workload(Protocol):
 
 
 def find(name: str) -> Workload:
-    """The workload of a name. ValueError, naming those that there are, if there is none."""
-    if name in (*_BUILT_IN, TRACE):
+    """The workload of a name. ValueError, naming those that there are, if there is none; or if it is no workload."""
+    if name in (*BUILT_IN, TRACE):
         return cast(Workload, import_module(f"{__name__}.{name}"))
     if name not in NAMES:
         raise ValueError(f"there is no workload {name!r}; there are {', '.join(NAMES)}")
-    return cast(Workload, next(iter(entry_points(group=GROUP, name=name))).load())
+    found = next(iter(entry_points(group=GROUP, name=name)))
+    try:
+        workload = found.load()
+    except Exception as error:  # a plug-in's own, of any kind
+        raise ValueError(f"the workload {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    size = getattr(workload, "DEFAULT_SIZE", None)
+    if not callable(getattr(workload, "run", None)) or not isinstance(size, int) or not SMALLEST <= size <= LARGEST:
+        raise ValueError(
+            f"the workload {name!r} ({found.value}) is none: it needs run(setting), and DEFAULT_SIZE in bytes, "
+            f"{SMALLEST} to {LARGEST}"
+        )
+    return cast(Workload, workload)
 
 
 def describe(name: str) -> tuple[str, str]:
