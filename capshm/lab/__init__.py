@@ -11,7 +11,8 @@ that no cell inherits anything of another.
     recording   runs a program with the recorder (native/recorder)
     journals    what that has written down, made into a trace
 
-A comparison is many cells, and what they say. The runner forks no emulated process, so here libraries may have threads.
+A comparison is many cells, and what they say. The runner forks no emulated process, so here libraries may have threads;
+nothing above imports anything below.
 
     plan        which cells, how often, in which order
     run         every cell in its process, one after the other

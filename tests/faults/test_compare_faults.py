@@ -5,6 +5,7 @@ What has finished is kept, and no process is left: `scene` waits until this sess
 
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -23,8 +24,17 @@ from tests.faults import plugins
 from tests.faults.isolation import isolated
 from tests.faults.residue import wait_until_alone
 
-WORKS, HANGS, RAISES, DIES, STRAYS, LIES = range(1 << 16, (1 << 16) + 6)
-SIZES = {"WORKS": WORKS, "HANGS": HANGS, "RAISES": RAISES, "DIES": DIES, "STRAYS": STRAYS, "LIES": LIES}
+WORKS, HANGS, RAISES, DIES, STRAYS, TALKS, DIFFERS, LISTENS = range(1 << 16, (1 << 16) + 8)
+SIZES = {
+    "WORKS": WORKS,
+    "HANGS": HANGS,
+    "RAISES": RAISES,
+    "DIES": DIES,
+    "STRAYS": STRAYS,
+    "TALKS": TALKS,
+    "DIFFERS": DIFFERS,
+    "LISTENS": LISTENS,
+}
 PLUGIN = """
 '''Works, or does something else: its size says what.'''
 
@@ -50,8 +60,17 @@ def run(setting):
                     hang(write)
                 os._exit(0)
             os.read(read, 1)
-        if setting.size == {LIES}:
-            print("a word of its own")
+        if setting.size == {TALKS}:
+            print("a word of its own", flush=True)
+            os.write(1, b"and another")
+        if setting.size == {LISTENS}:
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            with open({fifo!r}, "w") as told:
+                print(os.getpid(), os.getppid(), file=told)
+            while True:
+                signal.pause()
+        if setting.size == {DIFFERS}:
+            setting.crew.counts.checksum = os.getpid()
         sum(range(10_000))
 
 
@@ -83,8 +102,10 @@ class Scene:
         os.mkfifo(self._fifo)
         self._environment = plugins.install(folder, PLUGIN.format(**SIZES, fifo=str(self._fifo)), workloads="toy")
 
-    def start(self, *sizes: int, repeats: int = 2, limit: int = resource.RLIM_INFINITY) -> subprocess.Popen[str]:
-        """limit: bytes that any file may have."""
+    def start(
+        self, *sizes: int, repeats: int = 2, timeout: int = 600, limit: int = resource.RLIM_INFINITY
+    ) -> subprocess.Popen[str]:
+        """timeout: seconds. limit: bytes that any file may have."""
         words = [
             "--workloads",
             "toy",
@@ -94,6 +115,8 @@ class Scene:
             *map(str, sizes),
             "--policies",
             self._policy,
+            "--timeout",
+            str(timeout),
         ]
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "capshm", "compare", *words, "--output", str(self.results)],
@@ -119,6 +142,11 @@ class Scene:
         with self._fifo.open("rb", buffering=0) as fifo:
             while count:
                 count -= len(fifo.read(count))
+
+    def wait_for_listener(self) -> tuple[int, int]:
+        """The pids of a cell that LISTENS, and of its keeper."""
+        cell, keeper = self._fifo.read_text(encoding="ascii").split()
+        return int(cell), int(keeper)
 
     def show(self) -> Done:
         """What the command shows of the folder afterwards."""
@@ -190,17 +218,71 @@ def test_when_the_runner_is_killed_its_cell_goes_too() -> None:
 def test_cells_that_fail_are_told_and_the_others_run() -> None:
     """Status 3; each failure with the cell's own words, or with the signal that ended it."""
     with scene() as here:
-        done = here.run(WORKS, RAISES, DIES, LIES)
+        done = here.run(WORKS, RAISES, DIES)
         assert done.status == 3
         failures = [record for record in here.records() if isinstance(record, Failed)]
-        said = {RAISES: "ValueError: no more paper", DIES: "status 137", LIES: "no result"}
-        assert len(failures) == 3 * 2 * 2  # sizes, policies, rounds
+        said = {RAISES: "ValueError: no more paper", DIES: "status 137"}
+        assert len(failures) == 2 * 2 * 2  # sizes, policies, rounds
         assert all(said[each.cell.case.size] in each.message for each in failures)
         measured = [record for record in here.records() if isinstance(record, Measured)]
         assert [each.cell.case.size for each in measured] == [WORKS] * 4
-        assert "12 cells failed" in done.output
+        assert "8 cells failed" in done.output
         assert "ValueError: no more paper" in done.messages
         assert here.show().status == 3
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_what_a_workload_prints_is_no_answer() -> None:
+    """Nor is it in the way of one."""
+    with scene() as here:
+        assert here.run(TALKS).status == 0
+        assert [type(record) for record in here.records()].count(Measured) == 4
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_cells_that_have_done_different_work_are_told() -> None:
+    """Status 3, with the case; its cells have finished, and stay in the folder."""
+    with scene() as here:
+        done = here.run(WORKS, DIFFERS, repeats=1)
+        assert done.status == 3
+        assert "have not done the same work" in done.output
+        assert f"toy of {DIFFERS:,} B: plain: checksum" in done.output
+        assert len([record for record in here.records() if isinstance(record, Measured)]) == 4
+        assert here.show().status == 3
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_a_cell_that_hangs_is_ended_after_its_time() -> None:
+    """It has failed, nothing of it is left, and the run goes on."""
+    with scene() as here:
+        runner = here.start(HANGS, WORKS, repeats=1, timeout=2)
+        here.wait_until_hanging(4)  # two cells of two processes each
+        done = here.end(runner)
+        assert done.status == 3
+        failures = [record for record in here.records() if isinstance(record, Failed)]
+        assert [each.cell.case.size for each in failures] == [HANGS, HANGS]
+        assert all("had not ended after 2 seconds" in each.message for each in failures)
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_when_its_keeper_is_killed_a_cell_ends() -> None:
+    """By the kernel, though it has all signals blocked; the cell has failed, and the run goes on."""
+    with scene() as here:
+        runner = here.start(LISTENS, WORKS, repeats=1)
+        for _ in range(2):
+            cell, keeper = here.wait_for_listener()
+            ended = os.pidfd_open(cell)
+            os.kill(keeper, signal.SIGKILL)
+            select.select([ended], [], [])
+            os.close(ended)
+        done = here.end(runner)
+        assert done.status == 3
+        failures = [record for record in here.records() if isinstance(record, Failed)]
+        assert [each.cell.case.size for each in failures] == [LISTENS, LISTENS]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from capshm.lab.cell import Cell
 from capshm.lab.crew import CellFailed, Crew
 from capshm.lab.workloads import LARGEST, PLAIN, SMALLEST, descriptors, prefork, ring, zygote
 from capshm.lab.world import Plain
+from tests.faults import plugins
 from tests.faults.isolation import isolated
 from tests.faults.residue import names_in, wait_until_alone
 
@@ -191,6 +192,28 @@ def test_workloads_are_plug_ins(tmp_path: Path) -> None:
     assert shown.stdout.strip().endswith("descriptors dog sheep A flock. Whatever sheep do. 65536")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("1 / 0", "cannot be loaded: ZeroDivisionError"),
+        ("def run(setting): pass", "needs run"),
+        ("DEFAULT_SIZE = 65536", "needs run"),
+        ("DEFAULT_SIZE = 1\ndef run(setting): pass", "65536 to"),
+    ],
+)
+def test_a_broken_plug_in_is_named(tmp_path: Path, source: str, why: str) -> None:
+    """Where all workloads are wanted, with status 2 and in one line; whoever names others is not troubled."""
+    environment = plugins.install(tmp_path, source, workloads="broken")
+    command = [sys.executable, "-P", "-m", "capshm", "compare", "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "the workload 'broken'" in done.stderr
+    assert why in done.stderr
+    subprocess.run([*command, "--workloads", "ring"], capture_output=True, check=True, env=environment)
+
+
 LIGHT = """
 import os, sys
 from capshm.lab import workloads
@@ -200,13 +223,15 @@ for name in workloads.NAMES:
     workloads.find(name)
 assert len(os.listdir("/proc/self/task")) == 1
 unwanted = {"numpy", "scipy", "polars", "rich", "msgspec", "psutil", "asyncio"}
+unwanted |= {f"capshm.lab.{name}" for name in
+             "plan run keeper canary results database statistics summary table progress facts".split()}
 assert not unwanted & set(sys.modules), unwanted & set(sys.modules)
 """
 
 
 @pytest.mark.slow
 def test_cell_imports_little() -> None:
-    """One thread, nothing that analysis and display need; and the registry alone does not even import the machine."""
+    """One thread, and nothing of the comparison, which may have more; the registry does not even import the machine."""
     subprocess.run([sys.executable, "-c", LIGHT], check=True)
 
 
