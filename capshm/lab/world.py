@@ -5,7 +5,8 @@ What a policy refuses is counted, and the world goes the way of a real program t
 without O_SHARECAP, and maps it without capability permission. It does not ask again for what was refused once.
 
 Plain shared memory is `multiprocessing.shared_memory`, unlinked at once: the mappings that fork hands on keep it. Where
-a descriptor travels it is a memfd, because SharedMemory shows none.
+a descriptor travels it is a memfd, because SharedMemory shows none. A plain cell is in no machine, but it has imported
+capshm: its forks copy that, too, and run hooks that find nothing to do.
 """
 
 from __future__ import annotations
