@@ -13,32 +13,32 @@ if TYPE_CHECKING:
     from capshm.lab.plan import Case, Plan
     from capshm.lab.results import Manifest
     from capshm.lab.statistics import Overhead
-    from capshm.lab.summary import CanarySpan, Span, Summary
+    from capshm.lab.summary import CanarySpan, Line, Span, Summary
 
 WIDTH = 118
 BEGIN, END = "<!-- compare -->", "<!-- /compare -->"
 _COUNTS = ("crossed", "rederived", "refused")
-_TIMES = 3.0  # an overhead from here on is shown as a multiple
+_FINE = 2.0  # a ratio below this is shown to a thousandth
 _MEASURES = {
     "wall": "wall time of the measured section, without starting and filling",
     "cpu": "processor time of all processes in the measured section, the broker's too",
 }
 _LEGEND = """
-median: {measure}. over X: how much longer it takes than X, the median of the
-rounds' ratios, with its 95 % interval. none seen, < 3 %: a difference of 3 % would have been seen 95 times in 100, and
-there was none. Equal things are called different once in 1,000 comparisons, or less. too few: not enough repeats for
-an interval, which needs {enough}.
+median: {measure}. over X: its time divided by
+X's, the median of the rounds' ratios, with its 95 % interval. none seen, < 3 %: a difference of 3 % would have been
+seen 95 times in 100, and there was none; equal things are called different once in 1,000 comparisons, or less. too few:
+not enough repeats for an interval, which needs {enough}. Wide intervals: the machine was busy; try again, or --repeats.
 
-crossed: capabilities that a process loaded with the tag that another had stored; in a trace, inherited ones that it
-freed or resized. rederived: values that came without, so that the program made a capability of its own from them.
-refused: calls that the policy refused. Counts of one run; where runs differed, the least and the most.
+crossed: capabilities that a process loaded with the tag that another had stored. rederived: values that came without,
+so that the program made a capability of its own from them. refused: calls that the policy refused. Counts of one run;
+where runs differed, the least and the most. A trace shares no memory, and so has none of them.
 """
 
 
 def text(manifest: Manifest, summary: Summary) -> str:
     """The table with its heading and its legend."""
     plan, facts = manifest.plan, manifest.facts
-    finished = max((line.repeats for line in summary.lines), default=0)
+    finished = min((line.repeats + line.failures for line in summary.lines), default=0)
     heading = (
         f"capshm {facts.capshm}, {facts.core} core, Python {facts.python}, Linux {facts.kernel}, "
         f"{facts.processors} × {facts.machine}\n"
@@ -73,7 +73,7 @@ def _rows(plan: Plan, summary: Summary) -> Iterator[str]:
                 plan.label(line.case) if is_first else "",
                 size(line.case.size) if is_first and line.case.trace is None else "",
                 line.policy,
-                "failed" if time is None else duration(time.value),
+                _absence(line, summary) if time is None else duration(time.value),
                 *(overhead(line.over[name]) if name in line.over else "" for name in references),
                 *(_count(line.counts[name]) if name in line.counts else "" for name in counts),
             ]
@@ -87,6 +87,11 @@ def _rows(plan: Plan, summary: Summary) -> Iterator[str]:
 
 def _count(found: Span) -> str:
     return " – ".join(f"{each:,.0f}" for each in dict.fromkeys(found))
+
+
+def _absence(line: Line, summary: Summary) -> str:
+    is_different = any(each.case == line.case for each in summary.different)
+    return "failed" if line.failures or is_different else "not run"
 
 
 def _failures(plan: Plan, summary: Summary) -> Iterator[str]:
@@ -124,23 +129,16 @@ def _canary(found: CanarySpan | None) -> str:
 
 
 def overhead(found: Overhead) -> str:
-    """In words: "+19.6 % [+18.1, +21.0]", "× 3.4 [3.3, 3.6]", "none seen, < 2.1 %", or "+20.0 % [too few]"."""
+    """In words: "× 1.196 [1.181, 1.210]", "none seen, < 2.1 %", or "× 1.200 [too few]"."""
     if found.interval is None or found.smallest is None:
-        return f"{_change(found.ratio)} [too few]"
+        return f"× {_ratio(found.ratio)} [too few]"
     if not found.is_seen:
         return f"none seen, < {significant(100 * found.smallest)} %"
-    number = significant if found.ratio >= _TIMES else _percent
-    low, high = (number(end) for end in found.interval)
-    return f"{_change(found.ratio)} [{low}, {high}]"
+    return f"× {_ratio(found.ratio)} [{_ratio(found.interval.low)}, {_ratio(found.interval.high)}]"
 
 
-def _change(ratio: float) -> str:
-    return f"× {significant(ratio)}" if ratio >= _TIMES else f"{_percent(ratio)} %"
-
-
-def _percent(ratio: float) -> str:
-    change = 100 * (ratio - 1)
-    return f"{change:+,.1f}" if abs(change) < 100 else f"{change:+,.0f}"
+def _ratio(ratio: float) -> str:
+    return f"{ratio:.3f}" if ratio < _FINE else significant(ratio)
 
 
 def duration(nanoseconds: float) -> str:

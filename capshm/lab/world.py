@@ -51,6 +51,9 @@ class Area(Protocol):
 class World(Protocol):
     """Where areas come from. Lengths are in bytes; memory is zero at first."""
 
+    is_plain: bool
+    """Without a machine, and without capabilities."""
+
     def inherited(self, length: int) -> Area:
         """Shared memory of the calling process, for it and the children that it forks."""
 
@@ -96,6 +99,8 @@ class CapabilityArea:
 
 class Emulated:
     """A machine under some policy."""
+
+    is_plain = False
 
     def __init__(self, machine: Machine, crew: Crew) -> None:
         self._machine = machine
@@ -189,6 +194,8 @@ class PlainArea:
 
 class Plain:
     """Shared memory as Linux has it."""
+
+    is_plain = True
 
     def inherited(self, length: int) -> Area:
         """A segment without a name by the time that this returns."""

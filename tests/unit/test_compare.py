@@ -121,5 +121,5 @@ def test_the_table_is_for_people_and_a_folder_keeps_it(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "capshm", "compare", "--show", str(tmp_path / "run")]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == (tmp_path / "run" / results.TABLE).read_text(encoding="utf-8").strip()
-    assert "not enough repeats" in shown.stdout
+    assert "[too few]" in shown.stdout
     assert shown.stderr == ""

@@ -66,10 +66,10 @@ def test_the_table_reads() -> None:
     shown = rows(found)
     assert shown[0] == "workload size policy median over plain over open crossed rederived refused"
     assert shown[2] == "prefork 4 MiB plain 100 ms 0 65,536 1"
-    assert shown[3].startswith("open 120 ms +20.0 % [+")
+    assert shown[3].startswith("open 120 ms × 1.200 [1.")
     assert shown[3].endswith("] 1,048,576 65,536 1")
     assert shown[4].startswith("cheribsd 450 ms × 4.5 [4.")
-    assert re.fullmatch(r"isolated 120 ms \+20.* none seen, < [\d.]+ % 0 65,536 1", shown[5])
+    assert re.fullmatch(r"isolated 120 ms × 1\.2.* none seen, < [\d.]+ % 0 65,536 1", shown[5])
     assert shown[7].startswith("trace build plain 100 ms")
     for word in ("median:", "over X:", "none seen", "crossed:", "rederived:", "refused:"):
         assert word in found
@@ -135,25 +135,25 @@ def test_a_run_that_was_cut_short_has_a_table() -> None:
     first = [each for each in records() if each.round == 1]
     shown = text(first)
     assert "1 of 7 rounds" in shown
-    assert re.fullmatch(r"open 1\d\d ms \+\d\d.\d % \[too few\] 1,048,576 65,536 1", rows(shown)[3])
+    assert re.fullmatch(r"open 1\d\d ms × 1\.\d\d\d \[too few\] 1,048,576 65,536 1", rows(shown)[3])
     assert "none seen, <" not in shown.partition("\n\nmedian:")[0]
 
 
 @pytest.mark.parametrize(
     ("overhead", "words"),
     [
-        (Overhead(1.196, Interval(1.181, 1.21), 0.01, True), "+19.6 % [+18.1, +21.0]"),
-        (Overhead(0.9, Interval(0.88, 0.91), 0.01, True), "-10.0 % [-12.0, -9.0]"),
-        (Overhead(2.5, Interval(1.95, 2.6), 0.01, True), "+150 % [+95.0, +160]"),
+        (Overhead(1.196, Interval(1.181, 1.21), 0.01, True), "× 1.196 [1.181, 1.210]"),
+        (Overhead(0.9, Interval(0.88, 0.91), 0.01, True), "× 0.900 [0.880, 0.910]"),
+        (Overhead(2.5, Interval(1.95, 2.6), 0.01, True), "× 2.5 [1.950, 2.6]"),
         (Overhead(3.4, Interval(3.31, 3.6), 0.01, True), "× 3.4 [3.31, 3.6]"),
         (Overhead(1.01, Interval(0.99, 1.02), 0.034, False), "none seen, < 3.4 %"),
         (Overhead(1.01, Interval(0.9, 1.02), 0.034, False), "none seen, < 3.4 %"),
-        (Overhead(1.5, None, None, False), "+50.0 % [too few]"),
+        (Overhead(1.5, None, None, False), "× 1.500 [too few]"),
         (Overhead(35.0, None, None, False), "× 35 [too few]"),
     ],
 )
 def test_overheads_in_words(overhead: Overhead, words: str) -> None:
-    """Seen in per cent, or as a multiple; not seen with what could have been; and without an interval."""
+    """Seen as a multiple; not seen with what could have been; and without an interval."""
     assert table.overhead(overhead) == words
 
 
@@ -182,7 +182,7 @@ def test_a_readme_gets_the_table(tmp_path: Path) -> None:
         table.rewrite_readme(path, table.text(manifest, found), found)
         shown = path.read_text(encoding="utf-8")
         assert shown.startswith(f"before\n{table.BEGIN}\n\n```\ncapshm 0.9")
-        assert shown.endswith(f"where runs differed, the least and the most.\n```\n\n{table.END}\nafter\n")
+        assert shown.endswith(f"and so has none of them.\n```\n\n{table.END}\nafter\n")
     for wrong in ("nothing", table.BEGIN, f"{table.END}{table.BEGIN}", f"{table.BEGIN}{table.END}" * 2):
         path.write_text(wrong, encoding="utf-8")
         with pytest.raises(ValueError, match="must hold one line"):

@@ -19,10 +19,9 @@ from capshm import cheribsd as bsd
 from capshm._native import ffi, lib
 from capshm._status import fail
 from capshm.capability import GRANULE, Capability
-from capshm.cheribsd import quarantine
+from capshm.cheribsd.malloc import provide
 from capshm.lab import trace
 from capshm.lab.crew import CellFailed, Crew
-from capshm.lab.world import Plain
 
 if TYPE_CHECKING:
     from capshm._native import CData
@@ -38,7 +37,7 @@ def run(setting: Setting) -> None:
     if forks > crew.most:
         raise CellFailed(f"the trace forks {forks:,} processes, and a cell may fork {crew.most:,}")
     crew.counted = ("operations", "forks")
-    player = Player(recorded, crew, is_plain=isinstance(setting.world, Plain))
+    player = Player(recorded, crew, is_plain=setting.world.is_plain)
     with setting.measured():
         player.play(0)
 
@@ -85,27 +84,14 @@ class Player:
         while status := lib.replay_run(replay):
             if status == lib.STATUS_INVALID:
                 raise CellFailed(f"event {replay.position:,} of process {number} does not fit those before it")
-            self._help(status, int(replay.events[replay.position].size))
+            self._provide(status, int(replay.events[replay.position].size))
         return int(replay.position)
 
-    def _help(self, status: int, size: int) -> None:
-        """Do what only Python can do for the allocator (native/allocator.h)."""
-        undisturbed = client.current().undisturbed
-        if status == lib.STATUS_MEMORY_NEEDED:
-            undisturbed(lambda: self._add_memory(size))
-        elif status == lib.STATUS_REVOCATION_DUE:
-            undisturbed(quarantine.run_due_pass)
-        elif status == lib.STATUS_MEMORY_UNUSED:
-            undisturbed(quarantine.unmap_unused)
+    def _provide(self, status: int, size: int) -> None:
+        """Do what only Python can do for the machine's allocator; what the C library's says is an error."""
+        event = f"event {self._replay.position:,} of the replay"
+        if isinstance(self._table, Capability):
+            into = self._window.first + lib.REPLAY_NEW
+            self._replay.is_taken = client.current().undisturbed(lambda: provide(status, event, size, into))
         else:
-            fail(status, f"replay event {self._replay.position:,}")
-
-    def _add_memory(self, size: int) -> None:
-        length = ffi.new("uint64_t *")
-        status = lib.capshm_allocator_needed(size, length)
-        if not status:
-            memory = bsd.mmap(None, length[0], bsd.PROT_READ | bsd.PROT_WRITE, bsd.MAP_PRIVATE | bsd.MAP_ANON)
-            status = lib.capshm_allocator_add(memory._register, size, self._window.first + lib.REPLAY_NEW)
-        if status:
-            fail(status, f"allocate {size} bytes")
-        self._replay.is_taken = True
+            fail(status, event)
