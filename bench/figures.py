@@ -257,7 +257,7 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "malloc_free",
-        "a pair of malloc and free from Python, revocations counted in",
+        "a pair of malloc and free from Python; nothing is revoked yet",
         "µs",
         "a pair of calls through cffi's API mode to libc's malloc and free",
         None,

@@ -50,11 +50,12 @@ _entered: Machine | None = None
 class Machine:
     """A machine of emulated processes; a context manager.
 
-    policy: "open", "cheribsd", "isolated", or the name of a plug-in (entry point group "capshm.policies"). revoker:
-    "none" or "stop-the-world". stopper: how a revocation stops processes: "gate", "signal", "sigstop". scope: "vmspace"
-    or "machine". isa: "v9" (a tagged store without StoreCap faults) or "rvy" (it strips). vmar_errors: "kernel" or
-    "rfc". arena_size: bytes of address space that each process reserves, a multiple of 256 KiB. stop_timeout: seconds.
-    faults: "raise", or "signal": an uncaught fault ends a forked process by the real signal. leaks: "raise": leaving
+    policy: "open", "cheribsd", "isolated", or the name of a plug-in (entry point group "capshm.policies"). isa: "v9" (a
+    tagged store without StoreCap faults) or "rvy" (it strips). arena_size: bytes of address space that each process
+    reserves, a multiple of 256 KiB; the first machine of a process decides. faults: "raise", or "signal": an uncaught
+    fault ends a forked process by the real signal. Kept for what later versions bring: revoker ("none",
+    "stop-the-world"), stopper ("gate", "signal", "sigstop"), scope ("vmspace", "machine"), stop_timeout (seconds),
+    vmar_errors ("kernel", "rfc"). leaks: "raise": leaving
     raises LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
     (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading mappings back from /proc/PID/smaps,
     work on stopped processes, debuggers, core files; and if the broker is killed, finding processes that were forked

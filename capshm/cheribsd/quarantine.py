@@ -120,7 +120,7 @@ def malloc_revoke_quarantine_force_flush() -> None:
     if not malloc_revoke_enabled():
         raise errors.Refused(
             f"process {os.getpid()}: malloc_revoke_quarantine_force_flush: what this process frees is not quarantined; "
-            'needed: a machine with revoker="stop-the-world", and revocation not switched off for this process',
+            "needed: a machine that can revoke, which none can in this version",
             errno=errno.ENOTSUP,
             rule="cheribsd:MAN",
         )

@@ -15,9 +15,9 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from capshm._children import fork_to_run
 from capshm._native import ffi, lib
 from capshm.errors import CapshmError
-from capshm.testing.children import fork_to_run
 
 if TYPE_CHECKING:
     from types import TracebackType

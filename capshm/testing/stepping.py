@@ -26,9 +26,9 @@ from functools import cache
 from pathlib import Path
 from types import TracebackType
 
+from capshm._children import fork_to_run
 from capshm._native import ffi, lib
 from capshm.errors import CapshmError
-from capshm.testing.children import fork_to_run
 
 _TRACEME, _PEEKTEXT, _PEEKUSER, _POKETEXT, _POKEUSER, _CONT, _SINGLESTEP, _DETACH = 0, 1, 3, 4, 6, 7, 9, 17
 _SETOPTIONS, _OPTION_EXITKILL = 0x4200, 1 << 20

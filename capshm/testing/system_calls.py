@@ -20,7 +20,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from capshm.testing.children import fork_to_run
+from capshm._children import fork_to_run
 from capshm.testing.stepping import SteppingUnavailable, _ptrace
 
 _DETACH, _SYSCALL, _SETOPTIONS, _GETEVENTMSG = 17, 24, 0x4200, 0x4201

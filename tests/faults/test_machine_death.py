@@ -20,7 +20,7 @@ import pytest
 
 from capshm import BrokerGone, Capability, Machine, NotAttached, Refused
 from capshm import cheribsd as bsd
-from capshm.testing.children import fork_to_run
+from capshm._children import fork_to_run
 from capshm.testing.system_calls import CallStepper
 from tests.faults.isolation import isolated
 from tests.faults.machines import wait_until_alone
