@@ -126,7 +126,11 @@ def read(path: Path) -> Choice:
     """A plan file. PlanError: it cannot be read, is no TOML, or says what no plan can."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:  # TOML's errors, and numbers of too many digits, are the second
         raise PlanError(f"{path} is no plan: {error}") from error
     _check_names(f"{path}: key", document, Choice.__struct_fields__)
     return _convert(f"{path}: ", document)

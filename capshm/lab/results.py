@@ -11,11 +11,12 @@ tail, which readers drop and say so; there is no other way to lose a cell that h
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, TypeAlias
+from typing import Annotated, NamedTuple, Self, TypeAlias
 
 import msgspec
 
@@ -25,6 +26,9 @@ from capshm.lab.plan import Cell, Plan
 
 SCHEMA = 1
 MANIFEST, RESULTS, DATABASE, TABLE = "manifest.json", "results.jsonl", "results.sqlite", "table.txt"
+
+
+Time: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
 
 
 class ResultsError(CapshmError):
@@ -45,8 +49,8 @@ class Result(msgspec.Struct, frozen=True):
     checksum: of what it has done, which is the same in every cell of a case, whatever the policy.
     """
 
-    wall_ns: int
-    cpu_ns: int
+    wall_ns: Time
+    cpu_ns: Time
     setup_ns: int
     counts: dict[str, int]
     checksum: int
@@ -91,14 +95,19 @@ class Results:
     """A folder that is being filled. A context manager that closes it.
 
     folder: made with its parents; one that holds anything is refused, unless is_forced: then an older run's files are
-    replaced, and no others touched. ResultsError: it could not be made, and an older run is still there. A death in the
-    middle leaves the older run, or its manifest with no records, and never records under another run's manifest.
+    replaced, and no others touched. ResultsError: it could not be made, or another process is filling it, and an older
+    run is still there. A death in the middle leaves the older run, or its manifest with no records, and never records
+    under another run's manifest.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, is_forced: bool = False) -> None:
         self.folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder)
+        except OSError as error:
+            raise ResultsError(f"cannot make the results folder {folder}: {error}") from error
+        try:
             if not is_forced and any(folder.iterdir()):
                 raise ResultsError(f"{folder} is not empty: name another folder, or say --force to replace its results")
             _replace(
@@ -109,10 +118,13 @@ class Results:
             )
             for name in (DATABASE, TABLE):
                 (folder / name).unlink(missing_ok=True)
+            os.fsync(self._lock)
             self._fd = os.open(folder / RESULTS, os.O_WRONLY | os.O_CLOEXEC)
-            _sync_names(folder)
-        except OSError as error:
-            raise ResultsError(f"cannot make the results folder {folder}: {error}") from error
+        except BaseException as error:
+            os.close(self._lock)
+            if isinstance(error, OSError):
+                raise ResultsError(f"cannot make the results folder {folder}: {error}") from error
+            raise
         self._size = 0
 
     def append(self, record: Record) -> None:
@@ -132,8 +144,9 @@ class Results:
         self._size += len(line)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and let others fill the folder."""
         os.close(self._fd)
+        os.close(self._lock)
 
     def __enter__(self) -> Self:
         return self
@@ -204,9 +217,15 @@ def _replace(contents: dict[Path, bytes]) -> None:
         raise
 
 
-def _sync_names(folder: Path) -> None:
+def _lock(folder: Path) -> int:
+    """A descriptor of the folder; while it is open no other process fills it. Closed by death, too."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
-    finally:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(fd)
+        raise ResultsError(f"another comparison is writing its results into {folder}: name another folder") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

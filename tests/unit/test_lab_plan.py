@@ -131,6 +131,8 @@ def test_patience_grows_with_size() -> None:
         ("sizes = 65536", "sizes"),
         ("workloads = [1]", "workloads"),
         ("workloads = [", "no plan"),
+        ("a = " + "[" * 5000, "no plan"),
+        ("repeats = " + "9" * 5000, "no plan"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, message: str) -> None:

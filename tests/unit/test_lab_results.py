@@ -65,6 +65,29 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     assert (folder / "notes.txt").read_text(encoding="utf-8") == "mine"
 
 
+def test_times_are_times(tmp_path: Path) -> None:
+    """A time of 0, or of more than the clock can tell, is damage: nothing could be compared with it."""
+    folder = a_folder(tmp_path / "run")
+    whole = (folder / results.RESULTS).read_bytes()
+    for time in (0, -1, 1 << 63, 10**400):
+        (folder / results.RESULTS).write_bytes(whole.replace(b'"wall_ns":100', b'"wall_ns":%d' % time))
+        found = results.read(folder)
+        assert len(found.records) == len(RECORDS) - 1
+        assert len(found.damages) == 1
+
+
+def test_a_folder_is_filled_by_one_at_a_time(tmp_path: Path) -> None:
+    """Whoever comes meanwhile is refused, with force too, and takes nothing away; afterwards the folder is free."""
+    manifest = Manifest(PLAN, facts.gather())
+    with Results(tmp_path / "run", manifest) as first:
+        first.append(RECORDS[0])
+        with pytest.raises(ResultsError, match="another comparison"):
+            Results(tmp_path / "run", manifest, is_forced=True)
+        first.append(RECORDS[1])
+    assert results.read(tmp_path / "run").records == RECORDS[:2]
+    Results(tmp_path / "run", manifest, is_forced=True).close()
+
+
 def test_with_force_an_older_run_stays_until_there_is_room(tmp_path: Path) -> None:
     """Where files may not be as long as a manifest, as on a full disk, all of it is still there."""
     folder = a_folder(tmp_path / "run")
