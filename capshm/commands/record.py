@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -56,17 +57,22 @@ def record(
         raise CapshmError(f"{path} is there already; --force overwrites it, --output names another")
     if not path.parent.is_dir():
         raise CapshmError(f"there is no folder {path.parent} for the trace")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name):
+            pass  # better to know now than when the program has run
+    except OSError as error:
+        raise CapshmError(f"no trace can be written into {path.parent}: {error.strerror}") from None
     status, found = recording.run([program, *arguments])
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("reading what was recorded", total=sum(journal.length for journal in found))
         recorded = journals.merge(found, Path(program).name, lambda records: progress.advance(task, records))
     trace.write(recorded, path)
-    counts = recorded.counts
+    counts, number = recorded.counts, len(recorded.processes)
     print(
-        f"{path}: {len(recorded.processes):,} processes, {counts['allocations']:,} allocations, "
+        f"{path}: {number:,} process{'es' if number > 1 else ''}, {counts['allocations']:,} allocations, "
         f"{counts['resizes']:,} resizes, {counts['frees']:,} frees; {path.stat().st_size:,} bytes",
         file=sys.stderr,
     )
     if not counts["allocations"]:
-        print("no allocation was seen: the program may bring an allocator of its own", file=sys.stderr)
+        print("no allocation was seen: it made none, or brings an allocator of its own", file=sys.stderr)
     sys.exit(status if status >= 0 else 128 - status)

@@ -301,7 +301,7 @@ def test_the_command(recorded: Path, tmp_path: Path) -> None:
 
     done = run("--", "sh", "-c", "echo out; exit 7", "--force")
     assert (done.returncode, done.stdout) == (7, "out\n")
-    assert "sh.trace: 1 processes" in done.stderr
+    assert "sh.trace: 1 process," in done.stderr
     made = trace.read(tmp_path / "sh.trace")
     assert made.program == "sh"
     assert [path.name for path in tmp_path.iterdir()] == ["sh.trace"]
@@ -316,8 +316,10 @@ def test_the_command(recorded: Path, tmp_path: Path) -> None:
     for words, status, message in (
         (["no-such-program"], 1, "no program 'no-such-program'"),
         (["--output", "no/such/folder", "true"], 1, "no folder no/such"),
+        (["--output", "/proc/true.trace", "sh", "-c", "touch ran"], 1, "no trace can be written into /proc"),
         ([], 2, "PROGRAM"),
     ):
         failed = run(*words)
         assert failed.returncode == status
         assert message in failed.stderr + failed.stdout
+    assert not (tmp_path / "ran").exists()
