@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from capshm._native import lib
 from capshm.testing import steps
 from capshm.testing.stepping import SteppingUnavailable
 
@@ -104,6 +105,7 @@ def main() -> None:
     """What the new interpreter runs: the body of one test."""
     module, name, arguments = sys.argv[1:]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # deaths are what these tests are about
+    lib.driver_end_with(os.getppid())  # a worker that is killed cannot end what it has started
     function = inspect.unwrap(getattr(importlib.import_module(module), name))
     try:
         function(**json.loads(arguments))
