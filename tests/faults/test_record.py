@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,19 @@ CALLS = [
     *[(ALLOCATE, 0, 21), (ALLOCATE, 1, 33), (FREE, 0, 0), (FREE, 1, 0)],
     *[event for size in (100, 64, 65, 66, 67, 68) for event in ((ALLOCATE, 1, size), (FREE, 1, 0))],
 ]
+
+
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal() -> Iterator[None]:
+    """None of them is ignored, even if whoever runs the tests does so: nohup, or a shell in the background."""
+    usual: dict[signal.Signals, signal._HANDLER] = {
+        signal.SIGINT: signal.default_int_handler,
+        **dict.fromkeys((signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL),
+    }
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
@@ -210,11 +224,15 @@ def test_who_ends_the_recording_ends_the_program(recorded: Path, tmp_path: Path,
     command = [sys.executable, "-P", "-m", "capshm", "record", "-o", "a.trace", "--", str(recorded), "waiting"]
     environment = os.environ | {"TMPDIR": str(temporary)}
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, env=environment) as running:
-        assert running.stdout is not None
-        assert running.stdout.read(1) == b"k"
-        running.send_signal(number)
-        assert running.stdout.read() == b""  # the program has ended
-        assert running.wait() == 128 + number
+        try:
+            assert running.stdout is not None
+            assert running.stdout.read(1) == b"k"
+            running.send_signal(number)
+            assert running.stdout.read() == b""  # the program has ended
+            assert running.wait() == 128 + number
+        except BaseException:
+            running.terminate()
+            raise
     assert list(temporary.iterdir()) == []
     assert trace.read(tmp_path / "a.trace").counts["allocations"] == 1
 
