@@ -11,8 +11,8 @@ from typing import TypedDict
 from bench.figures import Figure
 from bench.run import Sample, Samples
 from capshm.lab import facts
+from capshm.lab.readme import replace_block
 
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
 ENOUGH_REPEATS = 5
 WIDTH = 100
 _NEAR = 0.25  # microseconds: between 0.15 for near processors and 0.4 for far ones
@@ -233,20 +233,13 @@ def markdown(found: Document) -> str:
 
 
 def rewrite_readme(path: Path, found: Document) -> None:
-    """Replace what stands between the two markers.
+    """Replace the block `bench` of a README.
 
-    ValueError, and nothing is changed: they are not there once each, or the run was a quick one or of too few repeats.
-    The file is replaced by one rename: a death in the middle leaves the old one.
+    ValueError, and nothing is changed: it has no such block, or the run was a quick one or of too few repeats.
     """
     if _is_a_look(found):
         raise ValueError(f"{path} shows results: a quick run, or one of fewer than {ENOUGH_REPEATS} repeats, is none")
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or any(marker in part for marker in (BEGIN, END) for part in (before, after)):
-        raise ValueError(f"{path} must hold one line {BEGIN} and after it one line {END}")
-    new = path.with_name(path.name + ".new")
-    new.write_text(f"{before}{BEGIN}\n\n{markdown(found)}\n\n{END}{after}", encoding="utf-8")
-    new.replace(path)
+    replace_block(path, "bench", markdown(found))
 
 
 def met(found: Document) -> str:

@@ -23,6 +23,7 @@ nothing above imports anything below.
     statistics  medians, overheads, and what could not have been seen
     summary     what all records together say
     table       that for people
+    readme      the block of a README that holds it
     progress    how far the run is
     facts       the machine and the versions
 """

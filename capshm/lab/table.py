@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from capshm.lab.readme import replace_block
 from capshm.lab.statistics import ENOUGH
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from capshm.lab.summary import CanarySpan, Line, Span, Summary
 
 WIDTH = 118
-BEGIN, END = "<!-- compare -->", "<!-- /compare -->"
 _COUNTS = ("crossed", "rederived", "refused")
 _FINE = 2.0  # a ratio below this is shown to a thousandth
 _MEASURES = {
@@ -163,17 +163,10 @@ def size(length: int) -> str:
 
 
 def rewrite_readme(path: Path, table: str, summary: Summary) -> None:
-    """Replace what stands in a file between `BEGIN` and `END` by a table.
+    """Replace the block `compare` of a README.
 
-    ValueError, and nothing is changed: they are not there once each, or something in the run has failed or has too few
-    repeats. The file is replaced by one rename: a death in the middle leaves the old one.
+    ValueError, and nothing is changed: it has no such block, or something in the run has failed or has too few repeats.
     """
     if not summary.is_whole or any(line.repeats < ENOUGH for line in summary.lines):
         raise ValueError(f"{path} shows results: a run with failures, or with fewer than {ENOUGH} repeats, is none")
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or any(marker in part for marker in (BEGIN, END) for part in (before, after)):
-        raise ValueError(f"{path} must hold one line {BEGIN} and after it one line {END}")
-    new = path.with_name(path.name + ".new")
-    new.write_text(f"{before}{BEGIN}\n\n```\n{table.rstrip()}\n```\n\n{END}{after}", encoding="utf-8")
-    new.replace(path)
+    replace_block(path, "compare", f"```\n{table.rstrip()}\n```")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import report
 from bench.figures import FIGURES
 from capshm.lab import plan
+from capshm.lab.readme import markers
+
+BEGIN, END = markers("bench")
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,7 +51,7 @@ def test_commands_of_the_readme_are_targets() -> None:
 
 def test_the_table_of_figures_is_whole() -> None:
     """The README shows every figure of the benchmark, and no other; `python -m bench --readme` fills its table."""
-    table = README.partition(report.BEGIN)[2].partition(report.END)[0]
+    table = README.partition(BEGIN)[2].partition(END)[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [figure.key for figure in FIGURES]
 
 

@@ -12,7 +12,10 @@ from bench import __main__ as command
 from bench import growth, report
 from bench.figures import FIGURES, Figure, Goal, Program
 from bench.run import BenchError, Sample, Samples, needed, read_lines, resolve
+from capshm.lab.readme import markers
 from native.variants import ROOT
+
+BEGIN, END = markers("bench")
 
 # Key and goal of every figure, as agreed.
 AGREED = {
@@ -252,11 +255,11 @@ def test_a_document_survives_json() -> None:
 def test_the_readme_changes_between_its_markers_only(tmp_path: Path) -> None:
     """Twice gives the same as once, and a later document replaces the earlier one's table."""
     readme = tmp_path / "README.md"
-    readme.write_text(f"# capshm\n\n{report.BEGIN}\nold\n{report.END}\n\nend\n", encoding="utf-8")
+    readme.write_text(f"# capshm\n\n{BEGIN}\nold\n{END}\n\nend\n", encoding="utf-8")
     report.rewrite_readme(readme, a_document(*[1.5] * 5))
     once = readme.read_text(encoding="utf-8")
-    assert once.startswith(f"# capshm\n\n{report.BEGIN}\n\n| figure |")
-    assert once.endswith(f"\n\n{report.END}\n\nend\n")
+    assert once.startswith(f"# capshm\n\n{BEGIN}\n\n| figure |")
+    assert once.endswith(f"\n\n{END}\n\nend\n")
     assert "| `jump` | how far it jumps | 15 ns | 10 ns | 1.5 (1.5 – 1.5) | ≤ 2 | met |" in once
     assert "old" not in once
     report.rewrite_readme(readme, a_document(*[1.5] * 5))
@@ -270,11 +273,11 @@ def test_the_readme_changes_between_its_markers_only(tmp_path: Path) -> None:
     "text",
     [
         "",
-        report.BEGIN,
-        report.END,
-        report.END + report.BEGIN,
-        (report.BEGIN + report.END) * 2,
-        report.BEGIN + report.END + report.END,
+        BEGIN,
+        END,
+        END + BEGIN,
+        (BEGIN + END) * 2,
+        BEGIN + END + END,
     ],
 )
 def test_a_readme_without_its_markers_stays_as_it_is(tmp_path: Path, text: str) -> None:
@@ -289,12 +292,12 @@ def test_a_readme_without_its_markers_stays_as_it_is(tmp_path: Path, text: str) 
 def test_a_first_look_does_not_get_into_a_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Through the command: status 1, and the file stays as it is; with enough repeats it is rewritten."""
     readme, document = tmp_path / "README.md", tmp_path / "bench.json"
-    readme.write_text(f"{report.BEGIN}{report.END}", encoding="utf-8")
+    readme.write_text(f"{BEGIN}{END}", encoding="utf-8")
     arguments = ["--readme", str(readme), "--json", str(document)]
     document.write_text(json.dumps(a_document(1, 1)), encoding="utf-8")
     assert command.main(arguments) == 1
     assert "fewer than 5 repeats" in capsys.readouterr().err
-    assert readme.read_text(encoding="utf-8") == f"{report.BEGIN}{report.END}"
+    assert readme.read_text(encoding="utf-8") == f"{BEGIN}{END}"
     document.write_text(json.dumps(a_document(1, 1, 1, 1, 1)), encoding="utf-8")
     assert command.main(arguments) == 0
     assert "| `jump` |" in readme.read_text(encoding="utf-8")

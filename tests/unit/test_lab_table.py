@@ -10,11 +10,14 @@ import pytest
 from capshm.lab import table, workloads
 from capshm.lab.facts import Facts
 from capshm.lab.plan import Case, Cell, Choice, Plan, complete
+from capshm.lab.readme import markers
 from capshm.lab.results import Canary, Failed, Manifest, Measured, Record, Result
 from capshm.lab.statistics import Interval, Overhead
 from capshm.lab.summary import summarize
 from capshm.lab.workloads import PLAIN
 from native.variants import ROOT
+
+BEGIN, END = markers("compare")
 
 BUILT_IN_POLICIES = ("open", "cheribsd", "isolated")
 FACTS = Facts("0.9", "release", "3.11.7", "A Processor With A Rather Long Name", "6.1", 2, "2026-01-02T03:04:05Z")
@@ -177,13 +180,13 @@ def test_sizes_and_times_in_words() -> None:
 def test_a_readme_gets_the_table(tmp_path: Path) -> None:
     """Between its two lines, and nothing else is changed; a file without them, or with two, stays as it is."""
     path, manifest, found = tmp_path / "README.md", Manifest(PLAN, FACTS), summarize(PLAN, records())
-    path.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n", encoding="utf-8")
+    path.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
     for _ in range(2):
         table.rewrite_readme(path, table.text(manifest, found), found)
         shown = path.read_text(encoding="utf-8")
-        assert shown.startswith(f"before\n{table.BEGIN}\n\n```\ncapshm 0.9")
-        assert shown.endswith(f"and so has none of them.\n```\n\n{table.END}\nafter\n")
-    for wrong in ("nothing", table.BEGIN, f"{table.END}{table.BEGIN}", f"{table.BEGIN}{table.END}" * 2):
+        assert shown.startswith(f"before\n{BEGIN}\n\n```\ncapshm 0.9")
+        assert shown.endswith(f"and so has none of them.\n```\n\n{END}\nafter\n")
+    for wrong in ("nothing", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}" * 2):
         path.write_text(wrong, encoding="utf-8")
         with pytest.raises(ValueError, match="must hold one line"):
             table.rewrite_readme(path, table.text(manifest, found), found)
@@ -201,8 +204,8 @@ def test_a_readme_gets_no_run_that_says_little(tmp_path: Path) -> None:
 
 def test_the_readme_has_every_workload_under_every_policy() -> None:
     """All that come with capshm, each line with its time; none has failed, and each overhead says something."""
-    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(table.BEGIN)
-    shown = rows(rest.partition(table.END)[0])
+    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)
+    shown = rows(rest.partition(END)[0])
     plan = complete(Choice(workloads=(*workloads.BUILT_IN, workloads.TRACE)))
     policies = [PLAIN, *sorted(BUILT_IN_POLICIES, key=plan.policies.index)]
     labels = [plan.label(case) for case in plan.cases]
