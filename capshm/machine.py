@@ -27,6 +27,7 @@ from capshm.model.constants import ARENA_SIZE
 if TYPE_CHECKING:
     import subprocess
 
+    from capshm.cheribsd.revoke import RevokeResult
     from capshm.connection import Ask
 
 _P = ParamSpec("_P")
@@ -42,7 +43,6 @@ _CHOICES = {
     "faults": ("raise", "signal"),
     "leaks": ("ignore", "raise"),
 }
-_REVOKERS = ("none", "stop-the-world")
 
 _entered: Machine | None = None
 
@@ -51,15 +51,15 @@ class Machine:
     """A machine of emulated processes; a context manager.
 
     policy: "open", "cheribsd", "isolated", or the name of a plug-in (entry point group "capshm.policies"). revoker:
-    "none" or "stop-the-world". stopper: how a revocation stops processes: "gate", "signal", "sigstop". scope: "vmspace"
-    or "machine". isa: "v9" (a tagged store without StoreCap faults) or "rvy" (it strips). vmar_errors: "kernel" or
-    "rfc". arena_size: bytes of address space that each process reserves, a multiple of 256 KiB. stop_timeout: seconds.
-    faults: "raise", or "signal": an uncaught fault ends a forked process by the real signal. leaks: "raise": leaving
-    raises LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
-    (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading mappings back from /proc/PID/smaps,
-    work on stopped processes, debuggers, core files; and if the broker is killed, finding processes that were forked
-    without hooks. audit: path of a file to be made; None keeps the audit in memory. name: of the machine, as
-    `capshm.attach` takes it.
+    "none", "stop-the-world", or the name of a plug-in (group "capshm.revokers"). stopper: how a revocation stops
+    processes: "gate", "signal", "sigstop". scope: "vmspace" or "machine". isa: "v9" (a tagged store without StoreCap
+    faults) or "rvy" (it strips). vmar_errors: "kernel" or "rfc". arena_size: bytes of address space that each process
+    reserves, a multiple of 256 KiB. stop_timeout: seconds. faults: "raise", or "signal": an uncaught fault ends a
+    forked process by the real signal. leaks: "raise": leaving raises LeakFound. hardened: other processes of the same
+    user, root's excepted, cannot look into broker and clients (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then,
+    for that user: reading mappings back from /proc/PID/smaps, work on stopped processes, debuggers, core files; and if
+    the broker is killed, finding processes that were forked without hooks. audit: path of a file to be made; None
+    keeps the audit in memory. name: of the machine, as `capshm.attach` takes it.
 
     ValueError and TypeError: an argument is wrong. CapshmError: this process is in a machine already, the name is in
     use, or the broker could not start. Nothing is left then.
@@ -89,8 +89,6 @@ class Machine:
                 raise ValueError(f"{argument} must be one of {', '.join(_CHOICES[argument])}, not {value!r}")
         if not all(isinstance(each, str) for each in (policy, revoker)):
             raise TypeError("policy and revoker are names")
-        if revoker not in _REVOKERS:
-            raise ValueError(f"revoker must be one of {', '.join(_REVOKERS)}, not {revoker!r}")
         size = operator.index(arena_size)
         if not _ARENA_UNIT <= size <= 1 << 42 or size % _ARENA_UNIT:
             raise ValueError(f"arena_size is a multiple of {_ARENA_UNIT}, at most 4 TiB, not {size}")
@@ -159,7 +157,7 @@ class Machine:
         leaks = self._find_leaks() if self._leaks == "raise" and kind is None else []
         try:
             if client.current().ask("end").numbers("alive"):
-                _launch.end_survivors(self.name, client.members)
+                _launch.end_survivors(self.name, client.members, spared=self._broker.pid)
         except errors.CapshmError:  # the broker is gone: what it would have done
             _launch.end_survivors(self.name, client.members)
         finally:
@@ -224,6 +222,17 @@ class Machine:
                 f"the process {program.pid} that ran {function!r} ended with status {status}, without an answer"
             )
         return cast(_T, _run.read_answer(text))
+
+    def revoke(self) -> RevokeResult:
+        """Open and close one epoch in every address space of the machine, in one pass.
+
+        Afterwards no process can use what its own address space had painted, in whatever place of its own it was kept.
+        epochs: of this process. Refused, RevocationIncomplete, BrokerGone: as of `cheribsd.cheri_revoke`.
+        """
+        from capshm.cheribsd.revoke import revoke_machine  # only here: attaching must stay cheap
+
+        self._ask()
+        return revoke_machine()
 
     # What the broker knows
 

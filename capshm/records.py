@@ -43,7 +43,8 @@ class Object(NamedTuple):
 class Mapping(NamedTuple):
     """A range of one process with the same rights. current, maximum: procstat's letters, `rwxRW`. object: 0 if private.
 
-    reservation: first address of the reservation that it belongs to.
+    reservation: first address of the reservation that it belongs to. is_quarantined: it was unmapped, and its place
+    waits for revocation.
     """
 
     start: int
@@ -55,6 +56,7 @@ class Mapping(NamedTuple):
     offset: int
     reservation: int
     is_shared: bool
+    is_quarantined: bool
 
 
 class Audit(NamedTuple):
@@ -88,7 +90,7 @@ def objects(ask: Ask) -> list[Object]:
 def mappings(ask: Ask, pid: SupportsIndex) -> list[Mapping]:
     """The mappings of an emulated process, by address. CapshmError: there is none with that pid."""
     rows = ask("mappings", pid=operator.index(pid)).rows("mappings")
-    return [Mapping(*cast("tuple[int, int, str, str, str, int, int, int, bool]", row)) for row in rows]
+    return [Mapping(*cast("tuple[int, int, str, str, str, int, int, int, bool, bool]", row)) for row in rows]
 
 
 def audit(ask: Ask) -> list[Audit]:

@@ -20,6 +20,7 @@ from capshm.model.mapping import MapPlan, MapRequest, commit_map, commit_unmap, 
 from capshm.model.objects import Kind, MemoryObject
 from capshm.model.pointer import Address, Pointer
 from capshm.model.protection import commit_protect, plan_protect
+from capshm.model.quarantine import quarantine, release
 from capshm.model.rights import Rights
 from capshm.model.rules import Refusal
 from capshm.model.sysv import plan_attach, plan_detach
@@ -179,6 +180,9 @@ def revert(state: State, member: Member, request: messages.Revert, descriptors: 
     entries = [entry for entry in last.entries if entry.start >= request.start]
     needed = {entry.reservation for entry in entries}
     state.record(member, request, is_allowed=False, rule="host", message=f"from {request.start:#x} on")
+    for start, end in last.ranges:
+        if start >= request.start:
+            release(member.space, (start, end))  # of a reservation that was to go into quarantine
     commit_unmap(member.space, [(start, end) for start, end in last.ranges if start >= request.start])
     member.space.restore(entries, [each for each in last.reservations if each.start in needed])
     return Reply({"changes": [[each.start, each.end, each.current.letters, each.inherit] for each in entries]})
@@ -201,6 +205,9 @@ def _take_away(member: Member, planned: list[tuple[int, int]]) -> Reply:
     around = {reservation for start, end in planned for reservation in space.reservations_overlapping(start, end)}
     commit_unmap(space, planned)
     gone = [each for each in around if each.start not in space.reservations]
+    if member.part.clock.is_quarantining:
+        for reservation in gone:
+            quarantine(space, reservation)
     rest = [(start, end) for start, end in planned if not any(each.start <= start and end <= each.end for each in gone)]
     changes: list[Value] = [[start, end] for start, end in sorted([(each.start, each.end) for each in gone] + rest)]
     return Reply({"changes": changes})

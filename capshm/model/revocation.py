@@ -20,32 +20,29 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from capshm.model.constants import (
     CHERI_REVOKE_ASYNC,
     CHERI_REVOKE_IGNORE_START,
     CHERI_REVOKE_LAST_PASS,
+    CHERI_REVOKE_SHADOW_INFO_STRUCT,
+    CHERI_REVOKE_SHADOW_NOVMEM,
+    CHERI_REVOKE_SHADOW_NOVMEM_ENTIRE,
+    CHERI_REVOKE_SHADOW_OTYPE,
     CHERI_REVOKE_TAKE_STATS,
 )
+from capshm.model.epochs import CLOCK_MASK, Epochs, is_cleared
+from capshm.model.pointer import Pointer
 from capshm.model.rules import Refusal
 
-CLOCK_BITS: Final = 61
 GRANULE: Final = 16
 ARENA_UNIT: Final = 8 * GRANULE
 """A shadow is handed out by whole bytes: 8 granules each."""
 
-_CLOCK_MASK: Final = (1 << CLOCK_BITS) - 1
 _KNOWN: Final = (
     CHERI_REVOKE_LAST_PASS | CHERI_REVOKE_IGNORE_START | CHERI_REVOKE_ASYNC | CHERI_REVOKE_TAKE_STATS
 )  # fmt: skip
-
-
-class Epochs(NamedTuple):
-    """The published pair. enqueue: what a freer records after it has painted; dequeue: what has been finished."""
-
-    enqueue: int
-    dequeue: int
 
 
 class State(enum.Enum):
@@ -65,12 +62,6 @@ class Step(enum.Flag):
     CLOSE_LATER = enum.auto()
 
 
-def is_cleared(now: int, then: int) -> bool:
-    """Whether what was recorded at `then` has been revoked at `now`: clocks that may have wrapped between the two."""
-    needed = then + (then & 1) + 2
-    return (now - needed) & _CLOCK_MASK < 1 << (CLOCK_BITS - 1)
-
-
 @dataclass(slots=True)
 class Revocation:
     """The clock of one address space. is_quarantining: what it unmaps is not used again before it was revoked."""
@@ -83,6 +74,11 @@ class Revocation:
     def epochs(self) -> Epochs:
         """What is published: at rest both are the clock."""
         return Epochs(self.clock, self.clock & ~1)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no epoch is open."""
+        return self.state is State.NONE
 
     def plan(self, flags: int, start_epoch: int) -> Step:
         """What `cheri_revoke(flags, start_epoch)` has to do. Refused by 2.1 for flags; nothing is changed."""
@@ -109,7 +105,7 @@ class Revocation:
     def open(self) -> None:
         """An epoch begins."""
         assert self.state is State.NONE, "one epoch at a time"
-        self.clock = (self.clock + 1) & _CLOCK_MASK
+        self.clock = (self.clock + 1) & CLOCK_MASK
         self.state = State.INITED
 
     def close_later(self) -> None:
@@ -125,7 +121,7 @@ class Revocation:
     def close(self) -> None:
         """Everything has been swept."""
         assert self.state is not State.NONE, "of an open epoch"
-        self.clock = (self.clock + 1) & _CLOCK_MASK
+        self.clock = (self.clock + 1) & CLOCK_MASK
         self.state = State.NONE
 
     def copy(self) -> Revocation:
@@ -133,23 +129,42 @@ class Revocation:
         return replace(self, state=State.NONE if self.state is State.NONE else State.INITED)
 
 
-def check_arena(base: int, length: int, *, is_tagged: bool, has_vmem: bool) -> None:
-    """Refuse, by 2.1, a part of the shadow to who has no right to it, or that is no whole number of bytes."""
-    asked = f"the shadow of [{base:#x}, {base + length:#x})"
-    if not is_tagged or base % ARENA_UNIT or length % ARENA_UNIT:
+def check_shadow(selector: int, arena: Pointer | None) -> None:
+    """Refuse, by 2.1, a shadow that there is not, or a part of one to who has no right to it."""
+    asked = f"cheri_revoke_get_shadow({selector})"
+    if selector == CHERI_REVOKE_SHADOW_OTYPE:
         raise Refusal(
             "cheribsd:2.1",
             asked=asked,
-            allowed="the arena is not tagged" if not is_tagged else "a byte of the shadow stands for 128 bytes",
-            needed=f"a tagged capability whose base and length are multiples of {ARENA_UNIT}",
+            allowed="no revoker looks at object types",
+            needed="CHERI_REVOKE_SHADOW_NOVMEM",
+            errno="ENOSYS",
         )
-    if not has_vmem:
+    if selector in (CHERI_REVOKE_SHADOW_INFO_STRUCT, CHERI_REVOKE_SHADOW_NOVMEM_ENTIRE):
+        return
+    if selector != CHERI_REVOKE_SHADOW_NOVMEM or arena is None or not arena.tag:
+        raise Refusal(
+            "cheribsd:2.1",
+            asked=asked,
+            allowed="the selector is unknown"
+            if selector != CHERI_REVOKE_SHADOW_NOVMEM
+            else "the arena is no tagged capability",
+            needed="CHERI_REVOKE_SHADOW_NOVMEM with the capability of mmap, NOVMEM_ENTIRE or INFO_STRUCT",
+        )
+    if not arena.may_change_mappings:
         raise Refusal(
             "cheribsd:2.1",
             asked=asked,
             allowed="the arena lacks SW_VMEM: who may not change mappings may not revoke them",
             needed="the capability that mmap returned",
             errno="EPERM",
+        )
+    if arena.base % ARENA_UNIT or arena.top % ARENA_UNIT:
+        raise Refusal(
+            "cheribsd:2.1",
+            asked=f"{asked} of [{arena.base:#x}, {arena.top:#x})",
+            allowed="a byte of the shadow stands for 128 bytes",
+            needed=f"an arena whose base and length are multiples of {ARENA_UNIT}",
         )
 
 

@@ -44,4 +44,7 @@ if E was even, and else at E+3.
 2.3 What is revoked
 A capability with a memory permission and without SW_VMEM whose base lies on a painted granule; and any with a memory
 permission whose base lies in the reservation that leaves quarantine in this epoch.
+
+2.7 Who revokes what it frees
+A process by procctl, a program by its note, the machine's default; the first that says something decides.
 """

@@ -377,7 +377,6 @@ def test_one_machine_at_a_time() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"revoker": "magic"},
         {"stopper": "x"},
         {"scope": "x"},
         {"isa": "v10"},
@@ -399,10 +398,12 @@ def test_wrong_arguments(arguments: dict[str, object]) -> None:
 
 
 @pytest.mark.slow
-def test_an_unknown_policy_is_named() -> None:
-    """The broker knows the policies; what it says arrives, and nothing is left."""
+def test_unknown_plug_ins_are_named() -> None:
+    """The broker knows policies and revokers; what it says arrives, and nothing is left."""
     with pytest.raises(capshm.CapshmError, match=r"no policy 'magic'; there are .*cheribsd"):
         capshm.Machine(policy="magic").__enter__()
+    with pytest.raises(capshm.CapshmError, match=r"no revoker 'magic'; there are none, stop-the-world"):
+        capshm.Machine(revoker="magic").__enter__()
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
-"""`capshm.model.revocation`: sections 2.1 and 2.2, the clock, the states, and what each call does."""
+"""`capshm.model.revocation` and `epochs`: sections 2.1 and 2.2, the clock, the states, and what each call does."""
 
 import pytest
 
 from capshm.model import constants as c
-from capshm.model.revocation import CLOCK_BITS, Epochs, Revocation, State, Step, check_arena, is_cleared
+from capshm.model.epochs import CLOCK_BITS, Epochs, is_cleared
+from capshm.model.pointer import Pointer, permissions_for
+from capshm.model.revocation import Revocation, State, Step, check_shadow
 from tests.unit.model_scene import refused
 
 LAST, IGNORE, ASYNC = c.CHERI_REVOKE_LAST_PASS, c.CHERI_REVOKE_IGNORE_START, c.CHERI_REVOKE_ASYNC
@@ -107,17 +109,32 @@ def test_f24_a_child_has_the_open_epoch() -> None:
     assert parent.state is State.CLOSING
 
 
+ARENA = Pointer(128, 128, 512, permissions_for(c.PROT_READ | c.PROT_WRITE), True, False)
+
+
 @pytest.mark.parametrize(
-    ("base", "length", "is_tagged", "has_vmem", "name"),
+    ("arena", "name"),
     [
-        (0, 128, False, True, "EINVAL"),
-        (16, 128, True, True, "EINVAL"),
-        (128, 16, True, True, "EINVAL"),
-        (128, 128, True, False, "EPERM"),
+        (None, "EINVAL"),
+        (ARENA._replace(tag=False), "EINVAL"),
+        (ARENA._replace(base=16), "EINVAL"),
+        (ARENA._replace(top=400), "EINVAL"),
+        (ARENA._replace(permissions=0), "EPERM"),
     ],
 )
-def test_2_1_arena_of_a_shadow(base: int, length: int, is_tagged: bool, has_vmem: bool, name: str) -> None:
+def test_2_1_arena_of_a_shadow(arena: Pointer | None, name: str) -> None:
     """2.1: who may have which part of the shadow."""
     with refused("2.1", name):
-        check_arena(base, length, is_tagged=is_tagged, has_vmem=has_vmem)
-    check_arena(128, 256, is_tagged=True, has_vmem=True)
+        check_shadow(c.CHERI_REVOKE_SHADOW_NOVMEM, arena)
+    check_shadow(c.CHERI_REVOKE_SHADOW_NOVMEM, ARENA)
+
+
+def test_2_1_selectors() -> None:
+    """2.1: all of it, and the published pair, are everybody's; nobody looks at object types; others are unknown."""
+    check_shadow(c.CHERI_REVOKE_SHADOW_NOVMEM_ENTIRE, None)
+    check_shadow(c.CHERI_REVOKE_SHADOW_INFO_STRUCT, None)
+    with refused("2.1", "ENOSYS"):
+        check_shadow(c.CHERI_REVOKE_SHADOW_OTYPE, ARENA)
+    for selector in (2, 8, -1):
+        with refused("2.1", "EINVAL"):
+            check_shadow(selector, ARENA)
