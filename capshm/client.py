@@ -66,6 +66,7 @@ class Client:
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
         self._is_hardened = False  # and was not, before it came to the machine
         self.has_shadow = False  # that the broker can read: something may be painted
+        self.has_heap = False  # with the quarantine that this process is to have
 
     @property
     def facts(self) -> Facts:

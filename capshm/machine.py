@@ -44,6 +44,9 @@ _CHOICES = {
     "leaks": ("ignore", "raise"),
 }
 
+_MISSING = {"stopper": ("signal",), "scope": ("machine",)}
+"""What has a name and nothing behind it yet: better refused than taken for something else."""
+
 _entered: Machine | None = None
 
 
@@ -52,7 +55,8 @@ class Machine:
 
     policy: "open", "cheribsd", "isolated", or the name of a plug-in (entry point group "capshm.policies"). revoker:
     "none", "stop-the-world", or the name of a plug-in (group "capshm.revokers"). stopper: how a revocation stops
-    processes: "gate", "signal", "sigstop". scope: "vmspace" or "machine". isa: "v9" (a tagged store without StoreCap
+    processes: "gate", or "sigstop" (by SIGSTOP as well). scope: "vmspace": a revocation reaches what belongs to the
+    address space, and no O_SHARECAP object. isa: "v9" (a tagged store without StoreCap
     faults) or "rvy" (it strips). vmar_errors: "kernel" or "rfc". arena_size: bytes of address space that each process
     reserves, a multiple of 256 KiB. stop_timeout: seconds. faults: "raise", or "signal": an uncaught fault ends a
     forked process by the real signal. leaks: "raise": leaving raises LeakFound. hardened: other processes of the same
@@ -87,6 +91,9 @@ class Machine:
         for argument, value in chosen.items():
             if value not in _CHOICES[argument]:
                 raise ValueError(f"{argument} must be one of {', '.join(_CHOICES[argument])}, not {value!r}")
+        for argument, missing in _MISSING.items():
+            if chosen[argument] in missing:
+                raise errors.CapshmError(f"{argument}={chosen[argument]!r} is not in this version")
         if not all(isinstance(each, str) for each in (policy, revoker)):
             raise TypeError("policy and revoker are names")
         size = operator.index(arena_size)

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 class Process(NamedTuple):
     """An emulated process. state: "running", or "cut off" when it has lost its connection to the broker.
 
-    epoch, quarantining: of its revocation; 0 and False while nothing revokes.
+    epoch: its revocation clock, odd while an epoch is open. quarantining: what it unmaps waits for revocation.
+    revocation: the state of its epoch: "none", "inited", or "closing" where the broker is about to close it; "" when it
+    is cut off.
     """
 
     pid: int
@@ -21,6 +23,7 @@ class Process(NamedTuple):
     state: str
     epoch: int
     quarantining: bool
+    revocation: str
 
 
 class Object(NamedTuple):
@@ -78,7 +81,7 @@ class Audit(NamedTuple):
 def processes(ask: Ask) -> list[Process]:
     """All emulated processes."""
     rows = ask("processes").rows("processes")
-    return [Process(*cast("tuple[int, int, int, str, int, bool]", row)) for row in rows]
+    return [Process(*cast("tuple[int, int, int, str, int, bool, str]", row)) for row in rows]
 
 
 def objects(ask: Ask) -> list[Object]:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Shadow:
     """The shadow of the addresses [start, end), or with no end of all. Painting revokes nothing by itself."""
 
-    def __init__(self, start: int = 0, end: int | None = None) -> None:
-        self._start = start
-        self._end = end
+    def __init__(self, start: SupportsIndex = 0, end: SupportsIndex | None = None) -> None:
+        self._start = operator.index(start)
+        self._end = None if end is None else operator.index(end)
 
     def paint(self, capability: Capability) -> None:
         """Paint every granule of the capability's bounds; the tag is not looked at.

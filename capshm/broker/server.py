@@ -130,4 +130,8 @@ class Server:
 
 
 def _describe(process: Process) -> messages.Value:
-    return [process.pid, process.parent, process.vmspace, process.state, 0, False]
+    about: list[messages.Value] = [process.pid, process.parent, process.vmspace, process.state]
+    if process.member is None:
+        return [*about, 0, False, ""]
+    clock = process.member.part.clock
+    return [*about, clock.clock, clock.is_quarantining, clock.state.value]

@@ -249,5 +249,5 @@ def _knob(state: State, member: Member, request: messages.Knob, descriptors: lis
     elif knobs != before:
         state.record(member, request, rule="cheribsd:K1", message=f"sharing is {knobs}")
         member.knobs = knobs
-    can_be_enabled = state.revoker.can_revoke or not is_about_revocation
-    return Reply({"process": knobs.process, "is_enabled": can_be_enabled and knobs.is_enabled()})
+    is_possible = state.revoker.can_revoke or not is_about_revocation
+    return Reply({"process": knobs.process, "is_possible": is_possible, "is_enabled": knobs.is_enabled()})

@@ -15,7 +15,7 @@ from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Message
 from capshm.broker.parts import Part, Parts
 from capshm.broker.segments import Key, Segments
-from capshm.broker.stoppers import Gate
+from capshm.broker.stoppers import Gate, SigStop, Stopper
 from capshm.errors import CapshmError
 from capshm.model.address_space import AddressSpace, Entry, Reservation
 from capshm.model.knobs import Knobs
@@ -97,7 +97,7 @@ class State:
     policy: policies.Policy = field(init=False)
     objects: ObjectTable = field(default_factory=ObjectTable)
     revoker: revokers.Revoker = field(init=False)
-    stopper: Gate = field(init=False)
+    stopper: Stopper = field(init=False)
     parts: Parts = field(default_factory=Parts)
     sysv: SegmentTable = field(init=False)
     members: dict[int, Member] = field(default_factory=dict)
@@ -111,7 +111,12 @@ class State:
             self.revoker = revokers.load(self.settings.revoker)
         except (ValueError, TypeError) as error:
             raise CapshmError(str(error)) from None
-        self.stopper = Gate(self.settings.stop_timeout)
+        timeout = self.settings.stop_timeout
+        self.stopper = (
+            Gate(timeout)
+            if self.settings.stopper == "gate"
+            else SigStop(timeout, lambda: [member.pid for member in self.members.values() if member.pid])
+        )
         self.sysv = SegmentTable(self.objects)
         self.zero = MemoryObject(0, Kind.ZERO)  # in no table: what is mapped of it is an object of its own
 

@@ -73,6 +73,7 @@ def _allocate_undisturbed(size: int) -> Capability:
             quarantine.run_due_pass()
             continue
         if status == lib.STATUS_MEMORY_NEEDED:
+            quarantine.choose_policy()
             length = ffi.new("uint64_t *")
             status = lib.capshm_allocator_needed(size, length)
             if not status:

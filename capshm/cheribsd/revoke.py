@@ -146,11 +146,6 @@ def cheri_revoke_get_shadow(selector: SupportsIndex, arena: Capability | None = 
     return Shadow(arena.base, arena.top)
 
 
-def is_revoking() -> bool:
-    """Whether what this process frees goes into quarantine: the machine has a revoker, and the knobs say so (2.7)."""
-    return bool(client.current().ask("knob", is_for_revocation=True).body["is_enabled"])
-
-
 def revoke_ranges(ranges: array[int] | bytes | bytearray | memoryview[int]) -> RevokeResult:
     """Paint ranges, revoke, clear the paint: for allocators.
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import capshm
 from capshm import Refused
 from capshm import cheribsd as bsd
-from capshm.cheribsd import revoke
 from tests.conformance.cheribsd.revocation import info, run_library
 
 PAGE = 4096
@@ -85,7 +84,7 @@ def is_revoking(*said: str) -> object:
     bsd.program_note(revocation={"note on": True, "note off": False}[said[0]] if said else None)
     if "control off" in said:
         bsd.procctl(bsd.PROC_CHERI_REVOKE_CTL, bsd.PROC_CHERI_REVOKE_DISABLE)
-    return revoke.is_revoking()
+    return bsd.malloc_revoke_enabled()
 
 
 def who_am_i() -> object:

@@ -4,7 +4,6 @@ import ast
 import re
 from pathlib import Path
 
-ALLOCATOR = "needs a malloc that quarantines what is freed"
 PASSES = "only another implementation could do it: here the broker sweeps, and maps nothing into the process"
 HYBRID = "about programs that are not CheriABI: a process of a machine always is"
 NO_CALL = "no call of the API leads there"
@@ -42,7 +41,6 @@ LEFT_OUT: dict[str, str] = {
     "J3": PASSES,
     "J8": f"{PASSES}; that objects are swept as a whole is J1",
     "J9": f"{PASSES}; and a fork waits for a pass (F23)",
-    "row_94": ALLOCATOR,
     "row_30": "rfork has no counterpart: two processes with one table of descriptors are none of this machine's (6.2)",
     "row_83": "rfork has no counterpart; 80 to 88 try all other ways (6.2)",
     **{f"row_{number}": "needs set-user-ID programs (6.2)" for number in (102, 103, 104, 106)},
