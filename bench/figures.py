@@ -257,7 +257,7 @@ FIGURES: tuple[Figure, ...] = (
     ),
     Figure(
         "malloc_free",
-        "a pair of malloc and free from Python; nothing is revoked yet",
+        "a pair of malloc and free from Python, with its share of the revocations that are due",
         "µs",
         "a pair of calls through cffi's API mode to libc's malloc and free",
         None,

@@ -76,16 +76,17 @@ def await_end(broker: subprocess.Popen[bytes]) -> bool:
     return is_good
 
 
-def end_survivors(machine: str, members: Callable[[], set[int]] = set) -> list[int]:
+def end_survivors(machine: str, members: Callable[[], set[int]] = set, *, spared: int | None = None) -> list[int]:
     """Kill every other process of a machine whose broker is gone: all that have its gate mapped. Returns their pids.
 
-    members: names those that are known otherwise; what a hardened machine's processes have mapped is not to be seen.
-    What forks meanwhile is found in the next round. OSError does not come: a process that ends meanwhile is no news,
-    and one that cannot be ended, or not in good time, is left alone.
+    spared: the broker, where it is only about to go. members: names those that are known otherwise; what a hardened
+    machine's processes have mapped is not to be seen. What forks meanwhile is found in the next round. OSError does
+    not come: a process that ends meanwhile is no news, and one that cannot be ended, or not in good time, is left
+    alone.
     """
     mark = f"/memfd:capshm-gate/{machine} ".encode()
     ended: list[int] = []
-    tried: set[int] = set()
+    tried: set[int] = set() if spared is None else {spared}
     while True:
         found = _survivors(_processes(), mark, members()) - tried
         if not found:

@@ -104,6 +104,10 @@ def fail(status: int, operation: str, capability: Capability | None = None, need
         raise errors.NotAttached(
             f"{who}: this process is not attached: it has left its machine, or was forked by code that ran no hooks"
         )
+    if status == lib.STATUS_BROKER_GONE:
+        raise errors.BrokerGone(
+            f"{who}: the broker has ended in the middle of a revocation: nobody knows which capabilities are still good"
+        )
     if status == lib.STATUS_GATE_CLOSED:
         raise errors.CapshmError(f"{who}: this thread has closed the gate, and would wait for itself")
     if status == lib.STATUS_NO_MEMORY:

@@ -63,6 +63,8 @@ class Client:
         self._is_plan_stale = False  # memory was changed between the hooks, by a signal handler or another's hook
         self._stages: list[tuple[int, int, int]] = []  # stage, start, end
         self._is_hardened = False  # and was not, before it came to the machine
+        self.has_shadow = False  # that the broker can read: something may be painted
+        self.has_heap = False  # with the quarantine that this process is to have
 
     @property
     def facts(self) -> Facts:
@@ -104,6 +106,7 @@ class Client:
             self._policy, self._isa, self._faults = answer.text("policy"), answer.text("isa"), answer.text("faults")
             self._is_hardened = bool(answer.body["hardened"]) and lib.capshm_set_dumpable(False)
             process.join(self, answer.number("arena_size"), answer.descriptors[0])
+            check(lib.capshm_join_records(answer.descriptors[1], answer.number("record")), "map the records")
             self._connection.keep_from_children()
             lib.capshm_set_isa(self._isa == "rvy")
         finally:
@@ -148,6 +151,7 @@ class Client:
                 self._plan = self.ask("fork", descriptors=[theirs.fileno()])
             finally:
                 theirs.close()
+            lib.capshm_plan_child(self._plan.number("record"), *(self._plan.descriptors or (-1, -1)))
             if self._plan.body["is_changed"]:
                 self._stage(self._plan)
         except BaseException as error:
@@ -165,12 +169,19 @@ class Client:
             self._stages.append((stage[0], start, end))
 
     def _drop_plan(self) -> None:
-        self._plan = None
+        plan, self._plan = self._plan, None
+        if plan is not None:
+            self._forget_plan(plan)
         if self._child is not None:
             self._child.close()
             self._child = None
         while self._stages:
             lib.capshm_drop_stage(self._stages.pop()[0])
+
+    @staticmethod
+    def _forget_plan(plan: Answer) -> None:
+        lib.capshm_plan_child(0, -1, -1)
+        plan.close()
 
     def after_fork_in_parent(self) -> None:
         """Drop what was for the child."""

@@ -132,9 +132,10 @@ class HolderStopped(CapshmError):
 
 
 class RevocationIncomplete(CapshmError):
-    """Not everyone could be stopped in time: the gate is open again, and nothing was revoked.
+    """Not everyone could be stopped in time: everybody goes on, and the epoch stays open.
 
-    processes: (pid, reason) for each process that was still inside an operation.
+    Nothing may be taken for revoked, and nothing has left quarantine; what has lost its tag stays so. The next call
+    that closes the epoch finishes it. processes: (pid, reason) for each process that was still inside an operation.
     """
 
     def __init__(self, message: str, *, processes: Sequence[tuple[int, str]]) -> None:
@@ -145,7 +146,8 @@ class RevocationIncomplete(CapshmError):
 class BrokerGone(CapshmError):
     """The broker of this process's machine has ended, or has closed the connection: no call that needs it can be made.
 
-    Nothing gains rights by that; memory that is mapped stays usable as it was.
+    Nothing gains rights by that; memory that is mapped stays usable as it was. Unless it ended in the middle of a
+    revocation: then every capability operation ends like this.
     """
 
 

@@ -21,12 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ParamSpec, Self, SupportsIndex, TypeVar, cast
 
-from capshm import _launch, client, errors, policies, records
+from capshm import _launch, client, errors, policies, records, revokers
 from capshm.model.constants import ARENA_SIZE
 
 if TYPE_CHECKING:
     import subprocess
 
+    from capshm.cheribsd.revoke import RevokeResult
     from capshm.connection import Ask
 
 _P = ParamSpec("_P")
@@ -42,7 +43,9 @@ _CHOICES = {
     "faults": ("raise", "signal"),
     "leaks": ("ignore", "raise"),
 }
-_REVOKERS = ("none", "stop-the-world")
+
+_MISSING = {"stopper": ("signal",), "scope": ("machine",)}
+"""What has a name and nothing behind it yet: better refused than taken for something else."""
 
 _entered: Machine | None = None
 
@@ -50,13 +53,14 @@ _entered: Machine | None = None
 class Machine:
     """A machine of emulated processes; a context manager.
 
-    policy: "open", "cheribsd", "isolated", or the name of a plug-in (entry point group "capshm.policies"). isa: "v9" (a
-    tagged store without StoreCap faults) or "rvy" (it strips). arena_size: bytes of address space that each process
-    reserves, a multiple of 256 KiB; the first machine of a process decides. faults: "raise", or "signal": an uncaught
-    fault ends a forked process by the real signal. Kept for what later versions bring: revoker ("none",
-    "stop-the-world"), stopper ("gate", "signal", "sigstop"), scope ("vmspace", "machine"), stop_timeout (seconds),
-    vmar_errors ("kernel", "rfc"). leaks: "raise": leaving
-    raises LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
+    policy: "open", "cheribsd", "isolated", or the name of a plug-in (entry point group "capshm.policies"). revoker:
+    "none", "stop-the-world", or the name of a plug-in (group "capshm.revokers"). stopper: how a revocation stops
+    processes: "gate", or "sigstop" (by SIGSTOP as well). scope: "vmspace": a revocation reaches what belongs to the
+    address space, and no O_SHARECAP object. isa: "v9" (a tagged store without StoreCap faults) or "rvy" (it strips).
+    vmar_errors: "kernel" or "rfc". arena_size: bytes of address space that each process reserves, a multiple of 256
+    KiB; the first machine of a process decides. stop_timeout: seconds that a revocation waits for processes. faults:
+    "raise", or "signal": an uncaught fault ends a forked process by the real signal. leaks: "raise": leaving raises
+    LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
     (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading mappings back from /proc/PID/smaps,
     work on stopped processes, debuggers, core files; and if the broker is killed, finding processes that were forked
     without hooks. audit: path of a file to be made; None keeps the audit in memory. name: of the machine, as
@@ -88,12 +92,15 @@ class Machine:
         for argument, value in chosen.items():
             if value not in _CHOICES[argument]:
                 raise ValueError(f"{argument} must be one of {', '.join(_CHOICES[argument])}, not {value!r}")
+        for argument, missing in _MISSING.items():
+            if chosen[argument] in missing:
+                raise errors.CapshmError(f"{argument}={chosen[argument]!r} is not in this version")
         if not all(isinstance(each, str) for each in (policy, revoker)):
             raise TypeError("policy and revoker are names")
         if policy not in policies.names():
             raise ValueError(f"policy must be one of {', '.join(policies.names())}, not {policy!r}")
-        if revoker not in _REVOKERS:
-            raise ValueError(f"revoker must be one of {', '.join(_REVOKERS)}, not {revoker!r}")
+        if revoker not in revokers.names():
+            raise ValueError(f"revoker must be one of {', '.join(revokers.names())}, not {revoker!r}")
         size = operator.index(arena_size)
         if not _ARENA_UNIT <= size <= 1 << 42 or size % _ARENA_UNIT:
             raise ValueError(f"arena_size is a multiple of {_ARENA_UNIT}, at most 4 TiB, not {size}")
@@ -166,7 +173,7 @@ class Machine:
         leaks = self._find_leaks() if self._leaks == "raise" and kind is None else []
         try:
             if client.current().ask("end").numbers("alive"):
-                _launch.end_survivors(self.name, client.members)
+                _launch.end_survivors(self.name, client.members, spared=self._broker.pid)
         except errors.CapshmError:  # the broker is gone: what it would have done
             _launch.end_survivors(self.name, client.members)
         finally:
@@ -231,6 +238,17 @@ class Machine:
                 f"the process {program.pid} that ran {function!r} ended with status {status}, without an answer"
             )
         return cast(_T, _run.read_answer(text))
+
+    def revoke(self) -> RevokeResult:
+        """Open and close one epoch in every address space of the machine, in one pass.
+
+        Afterwards no process can use what its own address space had painted, in whatever place of its own it was kept.
+        epochs: of this process. Refused, RevocationIncomplete, BrokerGone: as of `cheribsd.cheri_revoke`.
+        """
+        from capshm.cheribsd.revoke import revoke_machine  # only here: attaching must stay cheap
+
+        self._ask()
+        return revoke_machine()
 
     # What the broker knows
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 class Process(NamedTuple):
     """An emulated process. state: "running", or "cut off" when it has lost its connection to the broker.
 
-    epoch, quarantining: of its revocation; 0 and False while nothing revokes.
+    epoch: its revocation clock, odd while an epoch is open. quarantining: what it unmaps waits for revocation.
+    revocation: the state of its epoch: "none", "inited", or "closing" where the broker is about to close it; "" when it
+    is cut off.
     """
 
     pid: int
@@ -21,6 +23,7 @@ class Process(NamedTuple):
     state: str
     epoch: int
     quarantining: bool
+    revocation: str
 
 
 class Object(NamedTuple):
@@ -43,7 +46,8 @@ class Object(NamedTuple):
 class Mapping(NamedTuple):
     """A range of one process with the same rights. current, maximum: procstat's letters, `rwxRW`. object: 0 if private.
 
-    reservation: first address of the reservation that it belongs to.
+    reservation: first address of the reservation that it belongs to. is_quarantined: it was unmapped, and its place
+    waits for revocation.
     """
 
     start: int
@@ -55,6 +59,7 @@ class Mapping(NamedTuple):
     offset: int
     reservation: int
     is_shared: bool
+    is_quarantined: bool
 
 
 class Audit(NamedTuple):
@@ -76,7 +81,7 @@ class Audit(NamedTuple):
 def processes(ask: Ask) -> list[Process]:
     """All emulated processes."""
     rows = ask("processes").rows("processes")
-    return [Process(*cast("tuple[int, int, int, str, int, bool]", row)) for row in rows]
+    return [Process(*cast("tuple[int, int, int, str, int, bool, str]", row)) for row in rows]
 
 
 def objects(ask: Ask) -> list[Object]:
@@ -88,7 +93,7 @@ def objects(ask: Ask) -> list[Object]:
 def mappings(ask: Ask, pid: SupportsIndex) -> list[Mapping]:
     """The mappings of an emulated process, by address. CapshmError: there is none with that pid."""
     rows = ask("mappings", pid=operator.index(pid)).rows("mappings")
-    return [Mapping(*cast("tuple[int, int, str, str, str, int, int, int, bool]", row)) for row in rows]
+    return [Mapping(*cast("tuple[int, int, str, str, str, int, int, int, bool, bool]", row)) for row in rows]
 
 
 def audit(ask: Ask) -> list[Audit]:

@@ -18,6 +18,7 @@
 #include "gate.h"
 #include "page_table.h"
 #include "register_file.h"
+#include "revoke.h"
 #include "sideband.h"
 #include "step.h"
 #include "sweep.h"
@@ -34,10 +35,17 @@ void capshm_detach(void);
  * more. A raw clone(2) keeps it. */
 void capshm_keep_from_children(int descriptor);
 size_t capshm_gate_size(void);
+/* Makes this process, which is not attached and will not be, the keeper of a new gate (gate.h): capshm_gate_close and
+ * capshm_gate_open are then for its one thread. STATUS_NO_MEMORY. */
+enum status capshm_keep_gate(int descriptor);
 /* The pids of the living processes that have slots in this process's gate, one for each slot; the first capacity of them.
  * Returns how many there are. */
 size_t capshm_gate_processes(int32_t *pids, size_t capacity);
 bool capshm_is_attached(void);
+
+/* What the child of the next fork gets from the machine: its record's number, 0 if there is no machine; and shadows, of
+ * which the paint is copied during the fork, -1 if nothing was ever painted. To be undone after the fork. */
+void capshm_plan_child(uint32_t record, int parent_shadow, int shadow);
 
 /* To be called around every fork; a child in which the last one did not run is not attached. The first one counts, so
  * that a fork amid another, which a signal handler makes, changes nothing for the outer one and has an unattached child. */
@@ -178,11 +186,28 @@ enum status capshm_write(uint32_t authority, uint64_t offset, const void *buffer
 /* Checks that the range may be read (and written), and gives its plain address. */
 enum status capshm_view(uint32_t authority, uint64_t offset, uint64_t length, bool is_writable, uint64_t *address);
 
-/* Shadow, sweep, gate ---------------------------------------------------------------------------------------------- */
+/* Revocation (revoke.h) -------------------------------------------------------------------------------------------- */
+
+/* What the broker has made for all address spaces of the machine, and which of it is this one's. Once after attaching. */
+size_t capshm_records_size(void);
+enum status capshm_join_records(int descriptor, uint32_t number);
+/* A shadow that the broker can read, in the place of the first one, in which nothing could be painted. */
+enum status capshm_join_shadow(int descriptor);
+/* The published pair as it is now; 0 and 0 without a machine. */
+void capshm_epochs(uint64_t *enqueue, uint64_t *dequeue);
 
 /* Paint and clear every granule of the capability's bounds. STATUS_BOUNDS_VIOLATION: not inside the arena. */
 enum status capshm_paint(uint32_t capability, bool is_painted);
+/* The same for count pairs of start and length, multiples of 16: all of them, or none. */
+enum status capshm_paint_ranges(const uint64_t *ranges, size_t count, bool is_painted);
 bool capshm_is_painted(uint64_t address);
+
+/* An operation that does nothing: what a pass has left to this process is swept afterwards. */
+enum status capshm_catch_up(void);
+/* What these sweeps have met since the last call. */
+void capshm_take_counts(struct revocation_counts *counts);
+
+/* Gate and sweep --------------------------------------------------------------------------------------------------- */
 
 /* Closes the gate for the calling thread; STATUS_INCOMPLETE: the pids of those still inside are in stragglers. */
 enum status capshm_gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, size_t *straggler_count);

@@ -26,6 +26,7 @@ enum status {
     STATUS_HOLDER_STOPPED,
     STATUS_GATE_CLOSED, /* by the calling thread itself */
     STATUS_INCOMPLETE, /* the gate could not be closed over everyone in time */
+    STATUS_BROKER_GONE, /* it died with the gate closed: nobody opens it again */
     STATUS_INTERRUPTED, /* while it waited at the closed gate (capshm_set_interruption) */
     STATUS_NO_MEMORY,  /* no register, slot, region or memory left */
     STATUS_UNSUPPORTED, /* the kernel refuses a system call that gates need; errno tells why */

@@ -90,9 +90,9 @@ static void wake_parked(struct gate *gate) {
 /* True if it was dead. A closer that died leaves the gate closed. Nothing is half done by that: tags that its sweep
  * cleared stay cleared, and its revocation never returned, so no register needs to be swept for it. */
 static bool open_if_closer_is_dead(struct gate *gate, uint64_t signal) {
-    const struct gate_slot *const slot = &gate->slots[signal & SIGNAL_CLOSER];
-    const uint64_t owner = atomic_load(&slot->owner);
-    if (owner != 0 && !gate_owner_is_dead(owner))
+    const uint32_t closer = signal & SIGNAL_CLOSER;
+    const uint64_t owner = atomic_load(&gate->slots[closer].owner);
+    if (closer == atomic_load(&gate->keeper) || (owner != 0 && !gate_owner_is_dead(owner)))
         return false;
     if (atomic_compare_exchange_strong(&gate->signal, &signal, opened(signal)))
         wake_parked(gate);
@@ -132,7 +132,7 @@ static uint32_t next_slot(struct gate *gate) {
 static bool claim(struct gate *gate, uint32_t number, uint64_t mine, gate_recovery *recover) {
     struct gate_slot *const slot = &gate->slots[number];
     uint64_t owner = atomic_load(&slot->owner);
-    if (owner == mine || (owner != 0 && !gate_owner_is_dead(owner)))
+    if (owner == mine || number == atomic_load(&gate->keeper) || (owner != 0 && !gate_owner_is_dead(owner)))
         return false;
     /* A dead holder's lock is freed by somebody who can reach the line; until then the number must not come back, or
      * the lock would seem to be held by the living. */
@@ -168,6 +168,21 @@ bool gate_claim_slot(struct gate *gate, struct gate_member *member, gate_recover
     return false;
 }
 
+/* A keeper has nothing mapped in which a dead holder could have left a lock. */
+static bool recover_nothing(const struct gate_slot *slot, uint32_t number, uint64_t owner, uint64_t target) {
+    (void)slot, (void)number, (void)owner, (void)target;
+    return false;
+}
+
+bool gate_keep(struct gate *gate) {
+    static struct gate_member keeper;
+    if (!gate_claim_slot(gate, &keeper, recover_nothing))
+        return false;
+    thread_member = &keeper;
+    atomic_store(&gate->keeper, (uint32_t)keeper.lock_identity);
+    return true;
+}
+
 void gate_release_slot(struct gate_member *member) {
     struct gate_slot *const slot = member->slot;
     member->slot = NULL;
@@ -175,6 +190,11 @@ void gate_release_slot(struct gate_member *member) {
         thread_member = &unattached_member; /* the member may soon be another thread's */
     atomic_store(&slot->in_operation, 0);
     atomic_store(&slot->owner, 0);
+}
+
+static bool is_abandoned(struct gate *gate, uint64_t signal) {
+    const uint32_t closer = signal & SIGNAL_CLOSER;
+    return closer == atomic_load(&gate->keeper) && gate_owner_is_dead(atomic_load(&gate->slots[closer].owner));
 }
 
 enum gate_obstacle gate_wait(struct gate_member *member, uint64_t *signal) {
@@ -185,7 +205,7 @@ enum gate_obstacle gate_wait(struct gate_member *member, uint64_t *signal) {
         if ((*signal & SIGNAL_CLOSER) == member->lock_identity)
             return GATE_IS_MINE;
         if (has_waited)
-            return GATE_IS_CLOSED;
+            return is_abandoned(member->gate, *signal) ? GATE_IS_ABANDONED : GATE_IS_CLOSED;
         park(member->gate, *signal);
     }
 }

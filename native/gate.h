@@ -20,7 +20,10 @@
  * twice, so that nobody ever takes a living closer for a dead one. A thread goes on only if the signal is the one that
  * it has seen last; so the one comparison also catches it after an opening, and if that began a new epoch, it sweeps
  * its process's registers before it loads or stores again. A process that was asleep all the time pays then, and nobody
- * before. If the closer dies, whoever waits for it opens the gate.
+ * before. If the closer dies, whoever waits for it opens the gate; unless it was the keeper.
+ *
+ * The keeper is the broker of a machine, which closes the gate for revocations. When it dies nobody is left who could
+ * say what was swept, so a gate that it has closed stays so, and every operation ends with STATUS_BROKER_GONE.
  *
  * A thread whose flag is set is not stopped, whatever its state: stopped by SIGSTOP inside an operation, it would store
  * the old value when it goes on. The closer waits for the flag, for the owner's death, and at most for its timeout;
@@ -65,6 +68,7 @@ struct gate {
     _Atomic uint32_t hand;       /* where the next claim looks for a slot */
     _Atomic uint32_t claims;     /* since the hand's round began */
     _Atomic uint32_t objects;    /* numbers given to objects so far, GATE_OBJECTS - 1 at most */
+    _Atomic uint32_t keeper;     /* the broker's slot; 0: nobody's */
     struct gate_slot slots[GATE_SLOTS];
 };
 
@@ -129,11 +133,16 @@ static inline int32_t gate_owner_pid(uint64_t owner) {
     return (int32_t)(owner >> GATE_OWNER_PID_SHIFT);
 }
 
+/* Makes this process the keeper of a gate in which nobody has a slot yet: its one thread can close and open it, and does
+ * no operations. */
+bool gate_keep(struct gate *gate);
+
 /* What keeps a member out. */
 enum gate_obstacle {
     GATE_IS_OPEN,   /* the signal has changed since the member last looked: *signal is what it may see now */
     GATE_IS_CLOSED, /* still, after a while or an interruption by a (Unix) signal */
     GATE_IS_MINE,   /* closed by the member itself */
+    GATE_IS_ABANDONED, /* closed by the keeper, which is dead */
 };
 
 /* Waits while the gate is closed, but not for long: looks whether the closer still lives. */

@@ -14,16 +14,22 @@ static void *reserve(void *address, size_t size, int protection, int flags) {
 enum status page_table_initialize(uint64_t arena_base, uint64_t arena_size) {
     const size_t table_size = (arena_size >> PAGE_SHIFT) * sizeof(uint64_t);
     const size_t regions_size = REGIONS * sizeof(struct region);
+    const size_t chunks_size = (arena_size >> CHUNK_SHIFT) + 1;
     void *const arena = reserve((void *)arena_base, arena_size, PROT_NONE, MAP_FIXED_NOREPLACE);
     if (arena == MAP_FAILED)
         return STATUS_NO_MEMORY;
     void *const entries = reserve(NULL, table_size, PROT_READ | PROT_WRITE, 0);
     void *const regions = entries == MAP_FAILED ? MAP_FAILED : reserve(NULL, regions_size, PROT_READ | PROT_WRITE, 0);
-    if (arena != (void *)arena_base || regions == MAP_FAILED) {
+    void *const chunks = regions == MAP_FAILED ? MAP_FAILED : reserve(NULL, chunks_size, PROT_READ | PROT_WRITE, 0);
+    if (arena != (void *)arena_base || chunks == MAP_FAILED) {
         const int reason = arena != (void *)arena_base ? EEXIST : errno; /* kernels before 4.17 take it for a hint */
         munmap(arena, arena_size);
         if (entries != MAP_FAILED)
             munmap(entries, table_size);
+        if (regions != MAP_FAILED)
+            munmap(regions, regions_size);
+        if (chunks != MAP_FAILED)
+            munmap(chunks, chunks_size);
         errno = reason;
         return STATUS_NO_MEMORY;
     }
@@ -33,6 +39,7 @@ enum status page_table_initialize(uint64_t arena_base, uint64_t arena_size) {
         .entries = entries,
         .entries_origin = (uint64_t)entries - (arena_base >> PAGE_SHIFT) * sizeof(uint64_t),
         .regions = regions,
+        .chunks = chunks,
         .region_count = 1, /* that of private memory */
         .arena_base = arena_base,
         .arena_size = arena_size,
@@ -136,4 +143,5 @@ void page_table_reset(void) {
     mmap((void *)address_space.arena_base, address_space.arena_size, PROT_NONE,
          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     madvise(address_space.entries, (address_space.arena_size >> PAGE_SHIFT) * sizeof(uint64_t), MADV_DONTNEED);
+    madvise((void *)address_space.chunks, (address_space.arena_size >> CHUNK_SHIFT) + 1, MADV_DONTNEED);
 }

@@ -7,7 +7,9 @@
  *     bits 0 to 3   may be read, written; capabilities may be loaded, stored (the CR and CW bits)
  *     bit 4         mapped at all
  *     bit 5         capability-dirty: a tagged value was stored here since the last revoker cleared the bit (CD)
- *     bits 6 to 7   load generation (CRG), for revokers with a load barrier
+ *     bit 6         load generation (CRG), for revokers with a load barrier
+ *     bit 7         no tagged value was found by the last pass, but one was there before it: what the pass before found
+ *                   dirty is not clean until the next finds nothing either (cheribsd:2.4)
  *     bit 8         a write first makes the page this process's own (private.h); bit 1 is clear until then
  *     bit 9         may be executed: capshm only passes it on to the kernel
  *     bit 10        the kernel keeps it from children (MADV_DONTFORK), and what takes its place as well
@@ -33,7 +35,8 @@ enum {
     PAGE_STORE_CAP = 1u << 3,
     PAGE_MAPPED = 1u << 4,
     PAGE_CAPABILITY_DIRTY = 1u << 5,
-    PAGE_LOAD_GENERATION_SHIFT = 6,
+    PAGE_LOAD_GENERATION = 1u << 6,
+    PAGE_CAPABILITY_IDLE = 1u << 7,
     PAGE_COPY = 1u << 8,
     PAGE_EXECUTE = 1u << 9,
     PAGE_NOT_FOR_CHILDREN = 1u << 10,
@@ -41,6 +44,7 @@ enum {
     PAGE_FLAGS = 0x7ff,
     REGIONS = 1 << 16,
     REGION_AREAS = 3,
+    CHUNK_SHIFT = 21, /* a page of the table stands for so much memory */
 };
 
 /* One mapping of one object. The origins are what addresses count from: that of data address a is
@@ -91,6 +95,7 @@ struct region_place {
 struct address_space {
     _Atomic uint64_t *entries;
     uint64_t entries_origin; /* where the entry of page 0 of the whole address space would be */
+    _Atomic uint8_t *chunks; /* not 0: some page of the chunk is dirty or idle, or was when it was looked at last */
     struct region *regions;
     uint32_t region_count; /* no region from here on was ever used */
     struct region *free_region;
@@ -143,8 +148,11 @@ static inline struct region *page_table_region(uint64_t entry) {
 
 /* Notes that a tagged value was stored. The test comes first: a line that does not change stays shared among cores. */
 static inline void page_table_mark_dirty(uint64_t address, uint64_t entry) {
-    if (unlikely(!(entry & PAGE_CAPABILITY_DIRTY)))
-        atomic_fetch_or_explicit(page_table_entry_of(address), PAGE_CAPABILITY_DIRTY, memory_order_relaxed);
+    if (likely(entry & PAGE_CAPABILITY_DIRTY))
+        return;
+    atomic_store_explicit(&address_space.chunks[(address - address_space.arena_base) >> CHUNK_SHIFT], 1,
+                          memory_order_relaxed);
+    atomic_fetch_or_explicit(page_table_entry_of(address), PAGE_CAPABILITY_DIRTY, memory_order_relaxed);
 }
 
 /* A region of the object, or NULL: this process has not mapped it. Looks at all regions. */

@@ -10,6 +10,7 @@
 #include "checks.h"
 #include "process.h"
 #include "program.h"
+#include "revoke.h"
 
 enum { PAGE_LINES = PAGE_BYTES / LINE_DATA_SIZE, PAGE_GRANULES = PAGE_BYTES / GRANULE_SIZE };
 
@@ -24,6 +25,7 @@ static struct snapshot {
 struct stage {
     struct stage *next;
     uint64_t length; /* of the data, in bytes */
+    uint64_t passes; /* revocation.passes before the first page was taken */
     uint64_t *tagged;
     char *data; /* NULL once it was adopted */
 };
@@ -137,9 +139,16 @@ static uint64_t private_entry(uint64_t entry) {
         flags |= PAGE_WRITE;
     if ((flags & PAGE_STORE_CAP) && (flags & PAGE_READ))
         flags |= PAGE_LOAD_CAP;
-    if (flags & PAGE_STORE_CAP)
-        flags |= PAGE_CAPABILITY_DIRTY;
     return (uint64_t)page_table_private_region() | flags;
+}
+
+/* Once tags were set there without a store. */
+static void mark_dirty(uint64_t page, const uint64_t *tagged) {
+    uint64_t tags = 0;
+    for (uint32_t line = 0; line < PAGE_LINES; line++)
+        tags |= tagged[line];
+    if (tags != 0)
+        page_table_mark_dirty(page, page_table_look_up(page));
 }
 
 /* Inside the gate, the other threads kept out. errno tells why not. */
@@ -161,7 +170,54 @@ static bool replace_page(uint64_t page) {
     }
     set_tags(page_table_private_region(), page, snapshot.data, snapshot.tagged);
     page_table_set(page, entry);
+    mark_dirty(page, snapshot.tagged);
     return true;
+}
+
+/* Whether the shadow revokes a value that this page of an object shows as tagged, or might. */
+static bool is_page_revoked(struct region *region, uint64_t page, const struct shadow *shadow) {
+    for (uint32_t line = 0; line < PAGE_LINES; line++) {
+        const struct line_place place = line_place_of(region, page + line * LINE_DATA_SIZE, LINE_GRANULES);
+        for (uint64_t left = atomic_load(&place.line->tags); left != 0; left &= left - 1) {
+            if (shadow_revokes(shadow, place.twin[__builtin_ctzll(left)]))
+                return true;
+        }
+    }
+    return false;
+}
+
+static enum line_result copy_revoked_in(struct region *region, const struct shadow *shadow, struct line_place *place,
+                                        uint64_t *count) {
+    const uint64_t end = region->base + region->length; /* the region may go with its last page */
+    for (uint64_t page = region->base; page < end; page += PAGE_BYTES) {
+        const uint64_t entry = page_table_look_up(page);
+        if (page_table_region(entry) != region || !(entry & PAGE_LOAD_CAP))
+            continue;
+        ++*count;
+        if (!is_page_revoked(region, page, shadow))
+            continue;
+        const bool is_last = region->page_count == 1;
+        const enum line_result result = take_snapshot_of_any(page, place);
+        if (result == LINE_HELD)
+            return LINE_HELD;
+        if (result == LINE_FAULTED)
+            continue; /* past the end of its object: there is nothing to be loaded */
+        if (!replace_page(page))
+            return LINE_FAULTED;
+        if (is_last)
+            return LINE_DONE;
+    }
+    return LINE_DONE;
+}
+
+enum line_result private_copy_revoked(const struct shadow *shadow, struct line_place *place, uint64_t *count) {
+    enum line_result result = LINE_DONE;
+    for (uint32_t number = 1; number < address_space.region_count && result == LINE_DONE; number++) {
+        struct region *const region = &address_space.regions[number];
+        if (region->object != 0 && region->is_copied_on_write && region->has_lines)
+            result = copy_revoked_in(region, shadow, place, count);
+    }
+    return result;
 }
 
 enum status enter_alone(void) {
@@ -296,7 +352,7 @@ enum status capshm_stage(uint64_t address, uint64_t length, uint64_t *stage) {
     if (memory == MAP_FAILED)
         return STATUS_NO_MEMORY;
     struct stage *const made = (struct stage *)memory;
-    *made = (struct stage){NULL, length, (uint64_t *)(made + 1), memory + header};
+    *made = (struct stage){NULL, length, revocation.passes, (uint64_t *)(made + 1), memory + header};
     for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES) {
         const enum status status = stage_page(address + offset, made, offset);
         if (status != STATUS_OK) {
@@ -339,6 +395,13 @@ static enum status adopt(struct stage *staged, uint64_t address, uint32_t permis
         return STATUS_NO_MEMORY;
     }
     page_table_map(page_table_private_region(), address, length, permissions);
+    for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES)
+        mark_dirty(address + offset, staged->tagged + (offset >> LINE_DATA_SHIFT));
+    if (revocation_was_swept_since(staged->passes)) { /* a pass came between this copy and the fork's */
+        struct sweep_counts counts = {0};
+        const struct line_place first = line_place_of(page_table_private_region(), address, 1);
+        sweep(first.line, first.twin, length >> LINE_DATA_SHIFT, &revocation.shadow, SWEEP_AUTOMATIC, &counts);
+    }
     staged->data = NULL;
     return STATUS_OK;
 }

@@ -37,6 +37,12 @@ void private_forget(uint64_t address, uint64_t length);
  * needs not be; try again what was to be done. Otherwise the refusal. Safe in the handler of a fault in the program. */
 enum status private_copy_page(uint64_t address, uint32_t authority);
 
+/* Inside the gate, the other threads kept out: pages that show an object's tags by MAP_PRIVATE, some of which this shadow
+ * revokes, become this process's own, so that they can be swept and the object keeps its tags. LINE_HELD: at *place;
+ * LINE_FAULTED: no memory. *count grows by the pages that were looked at. */
+struct shadow;
+enum line_result private_copy_revoked(const struct shadow *shadow, struct line_place *place, uint64_t *count);
+
 /* Lets program.h's handler answer raw writes to such pages. */
 void private_handle_raw_writes(void);
 

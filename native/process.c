@@ -19,6 +19,7 @@
 #include "program.h"
 #include "register_file.h"
 #include "requests.h"
+#include "revoke.h"
 #include "sideband.h"
 
 enum { MEMBERS = 1024 };
@@ -139,18 +140,39 @@ static enum status attach_thread(void) {
     return status == STATUS_OK ? STATUS_AGAIN : status;
 }
 
-/* The gate is open at this signal: sweeps the registers if that was not done for its epoch, and lets the thread in.
- * With the lock in hand to the end, so that a thread that is being kept out does not let itself in again. */
-static void catch_up(struct gate_member *self, uint64_t signal) {
+/* With the lock in hand: enters although nobody has caught up yet. False: the gate has changed again. */
+static bool enter_at(struct gate_member *self, uint64_t signal) {
+    atomic_store_explicit(&self->slot->in_operation, 1, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst); /* partner: the closer's membarrier */
+    if (atomic_load_explicit(&self->gate->signal, memory_order_acquire) == signal)
+        return true;
+    gate_leave_slot(self->slot);
+    return false;
+}
+
+/* The gate is open at this signal: sweeps what a pass has left to this process, and lets the thread in. With the lock in
+ * hand to the end, so that a thread that is being kept out does not let itself in again. */
+static enum status catch_up(struct gate_member *self, uint64_t signal) {
+    static _Thread_local uint64_t waited;
+    struct line_place held;
+    uint64_t lock = 0;
+    enum status status = STATUS_OK;
     process_lock(); /* also the place where a quiesced thread waits */
-    const uint64_t epoch = atomic_load(&self->gate->epoch); /* of this opening, or of a later one */
-    if (epoch > process.swept_epoch) {
-        struct sweep_counts counts = {0};
-        register_file_sweep(&process.shadow, &counts);
-        process.swept_epoch = epoch;
+    if (revocation_is_due(self->gate)) {
+        if (!enter_at(self, signal)) {
+            process_unlock();
+            return STATUS_AGAIN;
+        }
+        status = revocation_sweep(self->gate, &held, &lock);
+        gate_leave_slot(self->slot);
     }
-    atomic_store_explicit(&self->seen, signal, memory_order_relaxed);
+    if (status == STATUS_OK)
+        atomic_store_explicit(&self->seen, signal, memory_order_relaxed);
     process_unlock();
+    if (status == STATUS_AGAIN)
+        return line_wait(held, lock, process.lock_timeout, &waited);
+    waited = 0;
+    return status == STATUS_OK ? STATUS_AGAIN : status;
 }
 
 static enum status clear_way(bool (*interruption)(void)) {
@@ -162,8 +184,10 @@ static enum status clear_way(bool (*interruption)(void)) {
     if (obstacle == GATE_IS_MINE)
         return STATUS_GATE_CLOSED;
     if (obstacle == GATE_IS_OPEN)
-        catch_up(self, signal);
-    else if (interruption != NULL && interruption())
+        return catch_up(self, signal);
+    if (obstacle == GATE_IS_ABANDONED)
+        return STATUS_BROKER_GONE;
+    if (interruption != NULL && interruption())
         return STATUS_INTERRUPTED;
     return STATUS_AGAIN;
 }
@@ -214,24 +238,16 @@ static enum status initialize_memory(uint64_t arena_base, uint64_t arena_size) {
 /* Gate and shadow. A shadow is shared where the gate is this process's own, for processes that it forks; where a broker
  * gave the gate each address space has its own, which a fork copies (cheribsd:2.3). */
 static enum status join_gate(int descriptor) {
-    const size_t shadow_size = address_space.arena_size >> GRANULE_SHIFT >> 3;
     void *const gate = map_gate(descriptor);
-    const int reason = errno;
-    void *const shadow = map_anonymous(shadow_size, descriptor < 0 ? MAP_SHARED : MAP_PRIVATE);
-    if (gate == MAP_FAILED || shadow == MAP_FAILED) {
-        errno = gate == MAP_FAILED ? reason : ENOMEM;
+    if (gate == MAP_FAILED)
+        return STATUS_NO_MEMORY;
+    if (!revocation_begin(gate, descriptor < 0)) {
+        const int reason = errno;
         munmap(gate, sizeof(struct gate));
-        munmap(shadow, shadow_size);
+        errno = reason;
         return STATUS_NO_MEMORY;
     }
     process.gate = gate;
-    process.shadow_bits = shadow;
-    process.shadow = (struct shadow){
-        .bits = shadow,
-        .first = address_space.arena_base,
-        .limit = address_space.arena_base + address_space.arena_size,
-    };
-    process.swept_epoch = atomic_load(&process.gate->epoch); /* there is nothing to sweep yet */
     members->is_attached = true;
     return STATUS_OK;
 }
@@ -264,6 +280,14 @@ static enum status attach(uint64_t arena_base, uint64_t arena_size, int gate) {
     return status == STATUS_OK ? join_gate(gate) : status;
 }
 
+enum status capshm_keep_gate(int descriptor) {
+    struct gate *const gate = map_gate(descriptor);
+    if (gate == MAP_FAILED)
+        return STATUS_NO_MEMORY;
+    process.gate = gate;
+    return gate_keep(gate) ? STATUS_OK : STATUS_NO_MEMORY;
+}
+
 enum status capshm_attach(uint64_t arena_base, uint64_t arena_size, int gate) {
     process_lock();
     const enum status status = attach(arena_base, arena_size, gate);
@@ -281,7 +305,6 @@ static void renew_members(void) {
 
 /* With the other threads kept out: they find no slot when they come back. */
 static void detach(void) {
-    const size_t shadow_size = address_space.arena_size >> GRANULE_SHIFT >> 3;
     const bool has_threads = count_members() > 1;
     private_forget(address_space.arena_base, address_space.arena_size);
     page_table_reset();
@@ -295,7 +318,7 @@ static void detach(void) {
     if (has_threads)
         renew_members();
     munmap(process.gate, sizeof(struct gate));
-    munmap(process.shadow_bits, shadow_size);
+    revocation_end();
     process.gate = NULL;
 }
 
@@ -330,7 +353,7 @@ size_t capshm_gate_processes(int32_t *pids, size_t capacity) {
     const uint32_t used = atomic_load(&process.gate->slots_used);
     for (uint32_t number = 1; number < used; number++) {
         const uint64_t owner = atomic_load(&process.gate->slots[number].owner);
-        if (owner == 0 || gate_owner_is_dead(owner))
+        if (owner == 0 || number == atomic_load(&process.gate->keeper) || gate_owner_is_dead(owner))
             continue;
         if (count < capacity)
             pids[count] = gate_owner_pid(owner);
@@ -387,6 +410,7 @@ void capshm_fork_before(void) {
     }
     lock_all_regions(false);
     seen_at_fork = atomic_load(&thread_member->seen);
+    revocation_fork_before();
     is_fork_prepared = true;
 }
 
@@ -413,7 +437,9 @@ enum status capshm_fork_in_child(void) {
     members->is_attached = true;
     mapping_lose_tags_at_fork();
     allocator_start_child();
-    const enum status status = add_member();
+    enum status status = revocation_fork_in_child();
+    if (status == STATUS_OK)
+        status = add_member();
     if (status == STATUS_OK)
         atomic_store(&thread_member->seen, seen_at_fork); /* an epoch since then is caught up with, as in the parent */
     else

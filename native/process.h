@@ -19,13 +19,9 @@
 
 #include "fault.h"
 #include "gate.h"
-#include "sweep.h"
 
 struct process {
     struct gate *gate;
-    struct shadow shadow;  /* what is painted; shared by the processes of one gate */
-    uint64_t *shadow_bits; /* the same bitmap, to paint */
-    uint64_t swept_epoch;  /* the registers were swept for this epoch */
     uint64_t lock_timeout; /* ns to wait for a living holder of a tag line */
     bool (*interruption)(void); /* asked now and then by threads that are parked; true: the operation is given up */
     bool is_rvy;           /* a store that lacks StoreCap or StoreLocal strips the tag, no fault (cheribsd:5.3) */
@@ -37,10 +33,10 @@ extern struct process process __attribute__((visibility("hidden")));
 void process_lock(void);
 void process_unlock(void);
 
-/* Opens the way into an operation, or finds out why not: parks while the gate is closed, sweeps the registers after an
- * epoch, gives a new thread its slot. STATUS_AGAIN: try again. STATUS_NOT_ATTACHED, STATUS_NO_MEMORY,
- * STATUS_INTERRUPTED if the interruption says so, or STATUS_GATE_CLOSED for the thread that has closed the gate: it
- * would wait for itself. */
+/* Opens the way into an operation, or finds out why not: parks while the gate is closed, sweeps after a pass (revoke.h),
+ * gives a new thread its slot. STATUS_AGAIN: try again. STATUS_NOT_ATTACHED, STATUS_NO_MEMORY, STATUS_BROKER_GONE,
+ * STATUS_HOLDER_STOPPED of a line that must be copied to be swept, STATUS_INTERRUPTED if the interruption says so, or
+ * STATUS_GATE_CLOSED for the thread that has closed the gate: it would wait for itself. */
 enum status process_clear_way(void);
 
 /* Enters an operation; gate_leave ends it. */

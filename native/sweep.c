@@ -105,6 +105,22 @@ static sweep_function *sweep_function_for(enum sweep_kernel kernel, const struct
     return sweep_portable;
 }
 
+/* Counts nothing as found: the pass before has. */
+static void sweep_leaving(struct tag_line *lines, const struct granule *twins, size_t line_count,
+                          const struct shadow *shadow, struct sweep_counts *counts) {
+    for (size_t line = 0; line < line_count; line++) {
+        const uint64_t tags = atomic_load_explicit(&lines[line].tags, memory_order_relaxed);
+        uint64_t revoked = 0;
+        for (uint64_t left = tags; left != 0; left &= left - 1) {
+            const unsigned i = (unsigned)__builtin_ctzll(left);
+            revoked |= (uint64_t)shadow_takes_along(shadow, twins[line * LINE_GRANULES + i]) << i;
+        }
+        if (revoked != 0)
+            atomic_store_explicit(&lines[line].tags, tags & ~revoked, memory_order_relaxed);
+        counts->cleared += (uint64_t)__builtin_popcountll(revoked);
+    }
+}
+
 void sweep(struct tag_line *lines, const struct granule *twins, size_t line_count, const struct shadow *shadow,
            enum sweep_kernel kernel, struct sweep_counts *counts) {
     const size_t most = (size_t)1 << 26; /* lines whose granules can be numbered in 32 bits */
@@ -114,6 +130,8 @@ void sweep(struct tag_line *lines, const struct granule *twins, size_t line_coun
         const size_t part = line_count - done < most ? line_count - done : most;
         function(lines + done, twins + done * LINE_GRANULES, part, shadow, counts);
     }
+    if (shadow->leaving != shadow->leaving_limit)
+        sweep_leaving(lines, twins, line_count, shadow, counts);
 }
 
 /* The bits of word `word` that belong to granules [first, first + count). */

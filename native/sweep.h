@@ -18,6 +18,9 @@
  * the gate that stopped the world and opens again orders them with everything before and after. Several sweeps may run
  * at once on different lines.
  *
+ * A reservation that leaves quarantine takes all capabilities with it whose base lies there, those with SW_VMEM as well
+ * (cheribsd:2.3): a second, plain pass, so that the kernels need not know of it. At most one does so in an epoch.
+ *
  * A death in the middle leaves some tags cleared, all of them rightly, and the rest as they were; nothing else was
  * written. The next pass clears the rest. A pass over what was swept already finds nothing to clear.
  *
@@ -58,11 +61,14 @@
 
 /* The shadow of the addresses [first, limit): bit i % 64 of bits[i / 64] is granule i, counted from first. Set means
  * painted: capabilities to it are to go. first and limit are multiples of GRANULE_SIZE. The bitmap is whole words; an
- * empty shadow (limit == first) may have none. */
+ * empty shadow (limit == first) may have none. leaving: the reservation [leaving, leaving_limit) leaves quarantine; none,
+ * if the two are equal. */
 struct shadow {
     const uint64_t *bits;
     uint64_t first;
     uint64_t limit;
+    uint64_t leaving;
+    uint64_t leaving_limit;
 };
 
 struct sweep_counts {
@@ -101,15 +107,22 @@ static inline bool shadow_is_painted(const struct shadow *shadow, uint64_t addre
     return __atomic_load_n(&shadow->bits[granule / 64], __ATOMIC_RELAXED) >> granule % 64 & 1;
 }
 
+/* Whether the base of this capability for memory lies in the reservation that leaves quarantine. */
+static inline bool shadow_takes_along(const struct shadow *shadow, struct granule value) {
+    return shadow->leaving != shadow->leaving_limit && (value.metadata & REVOCATION_MEMORY) != 0 &&
+           capability_base(value) - shadow->leaving < shadow->leaving_limit - shadow->leaving;
+}
+
 /* Whether this capability, taken to be tagged, is revoked: it has a memory permission, not SW_VMEM (the allocator's own
- * authority, and what mmap returned, survive), and its base is painted. Neither its address, nor its top, nor whether
- * it is sealed is looked at. A base outside the shadow is not revoked.
- * Source: CheriBSD's test with the fine bitmap only. That of a reservation in quarantine, which SW_VMEM does not
- * escape, is a comparison of capability_base with its bounds, and the caller's. */
+ * authority, and what mmap returned, survive), and its base is painted; or its base lies in the reservation that leaves
+ * quarantine, and SW_VMEM does not help. Neither its address, nor its top, nor whether it is sealed is looked at.
+ * Source: CheriBSD's test with the fine bitmap only. */
 static inline bool shadow_revokes(const struct shadow *shadow, struct granule value) {
     const uint64_t permissions = value.metadata & REVOCATION_PERMISSIONS_MASK;
 
-    return permissions != 0 && permissions < REVOCATION_SW_VMEM && shadow_is_painted(shadow, capability_base(value));
+    return (permissions != 0 && permissions < REVOCATION_SW_VMEM &&
+            shadow_is_painted(shadow, capability_base(value))) ||
+           shadow_takes_along(shadow, value);
 }
 
 /* Paints, or cleans, `count` granules of a bitmap from number `first` on, counted as struct shadow counts them. Returns

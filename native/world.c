@@ -1,9 +1,10 @@
-/* world.c: mappings, shadow, gate and sweeps as Python sees them; each a few lines over the module that does it. */
+/* world.c: mappings, gate and sweeps as Python sees them; each a few lines over the module that does it. */
 #include <sys/mman.h>
 
 #include "capshm.h"
 #include "checks.h"
 #include "process.h"
+#include "revoke.h"
 
 const struct fault *capshm_fault(void) {
     return &thread_fault;
@@ -96,30 +97,6 @@ enum status capshm_gate_close(uint64_t timeout, int32_t *stragglers, size_t capa
     return gate_close(timeout, stragglers, capacity, straggler_count);
 }
 
-enum status capshm_paint(uint32_t capability, bool is_painted) {
-    if (!register_is_valid(capability, 1))
-        return STATUS_INVALID;
-    struct capability_register held;
-    const enum status status = capshm_inspect(capability, &held);
-    if (status != STATUS_OK)
-        return status;
-    register_decode(&held);
-    const uint64_t offset = held.base - process.shadow.first;
-    const uint64_t size = process.shadow.limit - process.shadow.first;
-    if (offset >= size || held.length > size - offset)
-        return refuse(STATUS_BOUNDS_VIOLATION, capability, held.base);
-    if (held.length == 0)
-        return STATUS_OK;
-    const uint64_t first = offset >> GRANULE_SHIFT;
-    const uint64_t end = (offset + held.length + GRANULE_SIZE - 1) >> GRANULE_SHIFT;
-    (is_painted ? shadow_paint : shadow_unpaint)(process.shadow_bits, first, end - first);
-    return STATUS_OK;
-}
-
-bool capshm_is_painted(uint64_t address) {
-    return capshm_is_attached() && shadow_is_painted(&process.shadow, address);
-}
-
 void capshm_barrier_everywhere(void) {
     gate_barrier_everywhere();
 }
@@ -146,7 +123,7 @@ static enum status sweep_memory(uint64_t address, uint64_t length, uint32_t kern
         const uint64_t left = region->length - (address - region->base);
         const uint64_t now = left < length ? left : length;
         const struct line_place first = line_place_of(region, address, 1);
-        sweep(first.line, first.twin, now >> LINE_DATA_SHIFT, &process.shadow, kernel, counts);
+        sweep(first.line, first.twin, now >> LINE_DATA_SHIFT, &revocation.shadow, kernel, counts);
         address += now;
         length -= now;
     }
@@ -164,7 +141,7 @@ enum status capshm_sweep_registers(struct sweep_counts *counts) {
     if (!gate_is_closed_by_this_thread())
         return STATUS_INVALID;
     process_lock();
-    register_file_sweep(&process.shadow, counts);
+    register_file_sweep(&revocation.shadow, counts);
     process_unlock();
     return STATUS_OK;
 }

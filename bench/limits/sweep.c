@@ -477,7 +477,7 @@ int main(int argc, char **argv) {
     twins = map((GRANULES + 1) * sizeof *twins); /* the end of a list may name the one after the last */
     bits = map(GRANULES / 8 + 8); /* and a word after it that stays 0 */
     tags_before = map(LINES * sizeof *tags_before);
-    shadow = &(const struct shadow){bits, start, start + size};
+    shadow = &(const struct shadow){.bits = bits, .first = start, .limit = start + size};
     for (size_t granule = 0; granule < GRANULES; granule++) {
         twins[granule] = random_capability();
         if (random_word() % 10 == 0)

@@ -12,7 +12,7 @@ import sys
 
 import msgspec
 
-from capshm._native import lib
+from capshm._native import ffi, lib
 from capshm.broker import connections
 from capshm.broker.audit import AuditLog
 from capshm.broker.segments import Segments, new_sealed, raise_descriptor_limit
@@ -44,6 +44,8 @@ def make_server(start: Start) -> Server:
     segments = Segments()
     # Its name is how the creator finds the machine's processes when the broker was killed.
     gate = new_sealed(f"capshm-gate/{start.settings.name}", lib.capshm_gate_size())
+    if lib.capshm_keep_gate(gate):
+        raise OSError(ffi.errno, f"cannot map the gate: {os.strerror(ffi.errno)}")
     service = Service(start.settings, segments, audit)
     return Server(listener, service, segments, audit, gate, (start.creator, start.creator_pidfd))
 

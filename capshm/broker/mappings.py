@@ -20,6 +20,7 @@ from capshm.model.mapping import MapPlan, MapRequest, commit_map, commit_unmap, 
 from capshm.model.objects import Kind, MemoryObject
 from capshm.model.pointer import Address, Pointer
 from capshm.model.protection import commit_protect, plan_protect
+from capshm.model.quarantine import quarantine, release
 from capshm.model.rights import Rights
 from capshm.model.rules import Refusal
 from capshm.model.sysv import plan_attach, plan_detach
@@ -181,7 +182,10 @@ def revert(state: State, member: Member, request: messages.Revert, descriptors: 
     gone = {each.start: each for each in last.reservations}
     reservations = [gone.get(start) or space.reservations[start] for start in {entry.reservation for entry in entries}]
     state.record(member, request, is_allowed=False, rule="host", message=f"from {request.start:#x} on")
-    commit_unmap(space, [(start, end) for start, end in last.ranges if start >= request.start])
+    undone = [(start, end) for start, end in last.ranges if start >= request.start]
+    for each in undone:
+        release(space, each)  # of a reservation that was to go into quarantine
+    commit_unmap(space, undone)
     space.restore(entries, reservations)
     return Reply({"changes": [[each.start, each.end, each.current.letters, each.inherit] for each in entries]})
 
@@ -203,6 +207,9 @@ def _take_away(member: Member, planned: list[tuple[int, int]]) -> Reply:
     unmapped = commit_unmap(space, planned)
     gone = [each for each in around if each.start not in space.reservations]
     member.last = Change(planned, unmapped, gone)
+    if member.part.clock.is_quarantining:
+        for reservation in gone:
+            quarantine(space, reservation)
     rest = [(start, end) for start, end in planned if not any(each.start <= start and end <= each.end for each in gone)]
     changes: list[Value] = [[start, end] for start, end in sorted([(each.start, each.end) for each in gone] + rest)]
     return Reply({"changes": changes})

@@ -164,10 +164,34 @@ class ShmCtl(Message, frozen=True, tag="shmctl"):
 
 
 class Knob(Message, frozen=True, tag="knob"):
-    """The share-cap knob (cheribsd:K1). process, program: None leaves it; program is -1 for "no note", else 0 or 1."""
+    """The share-cap knob (cheribsd:K1), or that of revocation (2.7).
+
+    process, program: None leaves it; program is -1 for "no note", else 0 or 1.
+    """
+
+    is_for_revocation: bool = False
 
     process: Annotated[int, msgspec.Meta(ge=0, le=2)] | None = None
     program: Annotated[int, msgspec.Meta(ge=-1, le=1)] | None = None
+
+
+class Revoke(Message, frozen=True, tag="revoke"):
+    """cheri_revoke."""
+
+    flags: Flags
+    start: Word = 0
+
+
+class RevokeAll(Message, frozen=True, tag="revoke_all"):
+    """Machine.revoke."""
+
+
+class GetShadow(Message, frozen=True, tag="get_shadow"):
+    """cheri_revoke_get_shadow. address: the arena. has_shadow: the process has its shadow, and needs no descriptor."""
+
+    selector: Flags
+    address: Address = None
+    has_shadow: bool = False
 
 
 class Processes(Message, frozen=True, tag="processes"):
@@ -221,6 +245,9 @@ Request: TypeAlias = (
     | ShmDt
     | ShmCtl
     | Knob
+    | Revoke
+    | RevokeAll
+    | GetShadow
     | Processes
     | Objects
     | Mappings

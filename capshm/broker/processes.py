@@ -115,7 +115,8 @@ class Processes:
             os.close(pidfd)
             raise
         self._add(Process(pid, pidfd, _parent_of(pid), member.serial, member, connection))
-        return Reply(self._service.welcome(member), [os.dup(gate)])
+        welcome = self._service.welcome(member)
+        return Reply(welcome.body, [os.dup(gate), *welcome.descriptors], welcome.lent)
 
     def fork(self, process: Process, member: Member, request: messages.Fork, packet: Packet) -> Reply:
         """Plan a child, whose connection comes with the packet."""

@@ -95,7 +95,7 @@ class Sideband:
     def count_tags(self) -> int:
         """How many tag bits are set. What is written past capshm may have changed granules that still count."""
         count = 0
-        for start, end in _written(self.tags, lib.TWINS_OFFSET):
+        for start, end in written(self.tags, lib.TWINS_OFFSET):
             words = memoryview(os.pread(self.tags, end - start, start)).cast("Q")
             count += sum(word.bit_count() for word in words[::2])  # a tag line is its tags, then its lock
         return count
@@ -131,7 +131,7 @@ def _may_reopen_anything() -> bool:
     return True
 
 
-def _written(fd: int, end: int) -> Iterator[tuple[int, int]]:
+def written(fd: int, end: int) -> Iterator[tuple[int, int]]:
     """The parts of a sparse file below `end` that are no holes."""
     offset = 0
     while offset < end:
@@ -221,6 +221,10 @@ class Segments:
         if number not in self._sidebands:
             self._sidebands[number] = Sideband(number)
         return self._sidebands[number]
+
+    def made_sideband(self, number: int) -> Sideband | None:
+        """The object's sideband; None if nobody has needed one, and it holds no tags."""
+        return self._sidebands.get(number)
 
     def count_tags(self, number: int) -> int:
         """How many granules of the object have their tag bit set."""

@@ -48,6 +48,7 @@ class Server:
         self._processes = Processes(service, self._exchange, self._loop, self._creator, self._loop.stop)
         self._loop.add(self._creator_pidfd, self._creator_has_ended)
         self._loop.add(segments.watches.fd, self._objects_ended)
+        self._loop.add(service.wakeup, service.close_queued)
 
     def run(self) -> None:
         """Until the machine ends."""
@@ -55,6 +56,7 @@ class Server:
         if self._end_asked is not None:
             connection, number = self._end_asked
             self._exchange.send(connection, number, Reply({"alive": [each.pid for each in self._processes.others]}))
+        self._service.close()
         self._segments.close()
         self._audit.close()
 
@@ -128,4 +130,8 @@ class Server:
 
 
 def _describe(process: Process) -> messages.Value:
-    return [process.pid, process.parent, process.vmspace, process.state, 0, False]
+    about: list[messages.Value] = [process.pid, process.parent, process.vmspace, process.state]
+    if process.member is None:
+        return [*about, 0, False, ""]
+    clock = process.member.part.clock
+    return [*about, clock.clock, clock.is_quarantining, clock.state.value]

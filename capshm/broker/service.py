@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar, cast
 import msgspec
 
 from capshm._native import layout
-from capshm.broker import mappings, messages, openings
+from capshm.broker import mappings, messages, openings, revocation
 from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Value
 from capshm.broker.segments import Segments
@@ -22,7 +22,7 @@ from capshm.broker.state import Member, Reply, Settings, State
 from capshm.errors import LayoutMismatch
 from capshm.model.address_space import AddressSpace, Entry
 from capshm.model.constants import ARENA_START
-from capshm.model.inheritance import plan_fork
+from capshm.model.inheritance import ForkPlan, plan_fork
 from capshm.model.knobs import Knobs
 from capshm.model.objects import Kind
 from capshm.model.policy import Policy
@@ -54,6 +54,9 @@ class Service:
         self._on(messages.ShmGet, openings.shmget)
         self._on(messages.ShmCtl, openings.shmctl)
         self._on(messages.Knob, _knob)
+        self._on(messages.Revoke, revocation.revoke)
+        self._on(messages.RevokeAll, revocation.revoke_all)
+        self._on(messages.GetShadow, revocation.get_shadow)
 
     def _on(self, kind: type[_R], handler: _Handler[_R]) -> None:
         self._handlers[kind] = cast("_Handler[messages.Message]", handler)
@@ -70,6 +73,19 @@ class Service:
         except OSError as error:
             return _refused("host", error.errno or errno.EIO, f"this machine's kernel cannot: {error.strerror}")
 
+    @property
+    def wakeup(self) -> int:
+        """Readable when `close_queued` is to be called."""
+        return self._state.parts.wakeup
+
+    def close_queued(self) -> None:
+        """Close the epochs that were left to the broker."""
+        revocation.close_queued(self._state)
+
+    def close(self) -> None:
+        """The machine has ended."""
+        self._state.parts.close()
+
     # Members
 
     def check_layout(self, theirs: str) -> None:
@@ -83,28 +99,57 @@ class Service:
         """A new member with an empty address space."""
         state = self._state
         end = ARENA_START + state.settings.arena_size
-        member = Member(pid, AddressSpace(state.new_serial(), ARENA_START, end), Knobs())
-        state.record(member, request, message=request.name)
+        part = state.parts.begin()
+        member = Member(pid, AddressSpace(state.new_serial(), ARENA_START, end), Knobs(), part)
         state.members[member.serial] = member
+        try:
+            state.record(member, request, message=request.name)
+        except BaseException:
+            del state.members[member.serial]
+            state.parts.end(member)
+            raise
         return member
 
-    def welcome(self, member: Member) -> Answer:
-        """What a new member is told."""
+    def welcome(self, member: Member) -> Reply:
+        """What a new member is told, with a descriptor of the records."""
         settings = self._state.settings
-        return {
+        body: Answer = {
             "vmspace": member.serial,
+            "record": member.part.record,
             "policy": settings.policy,
             "isa": settings.isa,
             "arena_size": settings.arena_size,
             "faults": settings.faults,
             "hardened": settings.hardened,
         }
+        fd = self._state.parts.records.fd
+        return Reply(body, [fd], frozenset([fd]))
 
     def fork(self, parent: Member, request: messages.Fork) -> tuple[Member, Reply]:
         """Plan a child: it has its address space from now on, and a pid when it comes (`forked`)."""
         state = self._state
         plan = plan_fork(parent.space, state.policy, parent.knobs, state.new_serial())
-        child = Member(0, plan.space, parent.knobs)
+        child = Member(0, plan.space, parent.knobs, state.parts.fork(parent.part, plan.space))
+        try:
+            self._record_fork(parent, request, child, plan)
+        except BaseException:
+            state.parts.end(child)
+            raise
+        state.members[child.serial] = child
+        body: Answer = {
+            "vmspace": child.serial,
+            "record": child.part.record,
+            "none": [list(each) for each in plan.none],
+            "drops": _with_rights(child.space, plan.drops),
+            "zero": _with_rights(child.space, plan.zero),
+            "copies": _with_rights(child.space, plan.copies),
+            "is_changed": bool(plan.none or plan.drops or plan.zero or plan.copies),
+        }
+        shadows = [part.shadow.fd for part in (parent.part, child.part) if part.shadow is not None]
+        return child, Reply(body, shadows, frozenset(shadows))
+
+    def _record_fork(self, parent: Member, request: messages.Fork, child: Member, plan: ForkPlan) -> None:
+        state = self._state
         state.record(parent, request, message=f"the child is vmspace {child.serial}")
         for start, end in plan.drops:
             for entry in parent.space.within(start, end):
@@ -115,16 +160,6 @@ class Service:
                     number=entry.object.id if entry.object else 0,
                     message=f"vmspace {child.serial} cannot reach tags in [{entry.start:#x}, {entry.end:#x})",
                 )
-        state.members[child.serial] = child
-        body: Answer = {
-            "vmspace": child.serial,
-            "none": [list(each) for each in plan.none],
-            "drops": _with_rights(child.space, plan.drops),
-            "zero": _with_rights(child.space, plan.zero),
-            "copies": _with_rights(child.space, plan.copies),
-            "is_changed": bool(plan.none or plan.drops or plan.zero or plan.copies),
-        }
-        return child, Reply(body)
 
     def forked(self, child: Member, parent: int) -> None:
         """The child has come."""
@@ -135,6 +170,7 @@ class Service:
         state = self._state
         if state.members.pop(member.serial, None) is not None:
             state.objects.end_vmspace(member.serial)
+            state.parts.end(member)
             state.record(member, "end" if member.pid else "fork failed")
 
     def object_ended(self, number: int) -> None:
@@ -196,16 +232,22 @@ def _describe_entry(entry: Entry) -> Value:
         entry.offset,
         entry.reservation,
         entry.is_shared,
+        entry.is_quarantined,
     ]
 
 
 def _knob(state: State, member: Member, request: messages.Knob, descriptors: list[int]) -> Reply:
-    knobs = member.knobs
+    is_about_revocation = request.is_for_revocation
+    before = knobs = member.part.knobs if is_about_revocation else member.knobs
     if request.process is not None:
         knobs = knobs.with_process(request.process)
     if request.program is not None:
         knobs = knobs._replace(program=None if request.program < 0 else bool(request.program))
-    if knobs != member.knobs:
+    if knobs != before and is_about_revocation:
+        state.record(member, request, rule="cheribsd:2.7", message=f"revocation is {knobs}")
+        member.part.knobs = knobs
+    elif knobs != before:
         state.record(member, request, rule="cheribsd:K1", message=f"sharing is {knobs}")
         member.knobs = knobs
-    return Reply({"process": knobs.process, "may_share": knobs.may_share()})
+    is_possible = state.revoker.can_revoke or not is_about_revocation
+    return Reply({"process": knobs.process, "is_possible": is_possible, "is_enabled": knobs.is_enabled()})

@@ -10,9 +10,12 @@ from weakref import WeakValueDictionary
 import msgspec
 
 import capshm.policies as policies
+import capshm.revokers as revokers
 from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Message
+from capshm.broker.parts import Part, Parts
 from capshm.broker.segments import Key, Segments
+from capshm.broker.stoppers import Gate, SigStop, Stopper
 from capshm.errors import CapshmError
 from capshm.model.address_space import AddressSpace, Entry, Reservation
 from capshm.model.knobs import Knobs
@@ -57,12 +60,13 @@ class Change(NamedTuple):
 class Member:
     """A process's part in the model. pid: 0 for a child that is still being forked.
 
-    last: the change that its last request has made, until the next one.
+    last: the change that its last request has made, until the next one. part: in revocation.
     """
 
     pid: int
     space: AddressSpace
     knobs: Knobs
+    part: Part
     last: Change | None = None
 
     @property
@@ -84,6 +88,9 @@ class State:
     audit: AuditLog
     policy: policies.Policy = field(init=False)
     objects: ObjectTable = field(default_factory=ObjectTable)
+    revoker: revokers.Revoker = field(init=False)
+    stopper: Stopper = field(init=False)
+    parts: Parts = field(default_factory=Parts)
     sysv: SegmentTable = field(init=False)
     members: dict[int, Member] = field(default_factory=dict)
     zero: MemoryObject = field(init=False)
@@ -93,8 +100,15 @@ class State:
     def __post_init__(self) -> None:
         try:
             self.policy = policies.load(self.settings.policy)
+            self.revoker = revokers.load(self.settings.revoker)
         except (ValueError, TypeError) as error:
             raise CapshmError(str(error)) from None
+        timeout = self.settings.stop_timeout
+        self.stopper = (
+            Gate(timeout)
+            if self.settings.stopper == "gate"
+            else SigStop(timeout, lambda: [member.pid for member in self.members.values() if member.pid])
+        )
         self.sysv = SegmentTable(self.objects)
         self.zero = MemoryObject(0, Kind.ZERO)  # in no table: what is mapped of it is an object of its own
 

@@ -7,15 +7,26 @@ os.close and socket.send_fds work on them.
     memory   mmap and what changes mappings       shm    POSIX shared memory and memfds
     sysv     System V segments                    knobs  who may share capabilities at all
     malloc   memory for the program's own data    quarantine   when freed memory is used again
+    revoke   cheri_revoke, epochs and paint        kqueue       capabilities that the kernel keeps
 """
 
 from capshm.cheribsd.knobs import procctl, program_note
+from capshm.cheribsd.kqueue import KQueue, kqueue
 from capshm.cheribsd.malloc import calloc, free, malloc, malloc_usable_size, realloc
 from capshm.cheribsd.memory import mincore, minherit, mmap, mprotect, munmap
 from capshm.cheribsd.quarantine import malloc_revoke, malloc_revoke_enabled, malloc_revoke_quarantine_force_flush
+from capshm.cheribsd.revoke import RevokeInfo, RevokeResult, Statistics, cheri_revoke, cheri_revoke_get_shadow
 from capshm.cheribsd.shm import SHM_ANON, memfd_create, shm_open, shm_open2, shm_rename, shm_unlink
 from capshm.cheribsd.sysv import ShmStatus, shmat, shmctl, shmdt, shmget
 from capshm.model.constants import (
+    CHERI_REVOKE_ASYNC,
+    CHERI_REVOKE_IGNORE_START,
+    CHERI_REVOKE_LAST_PASS,
+    CHERI_REVOKE_SHADOW_INFO_STRUCT,
+    CHERI_REVOKE_SHADOW_NOVMEM,
+    CHERI_REVOKE_SHADOW_NOVMEM_ENTIRE,
+    CHERI_REVOKE_SHADOW_OTYPE,
+    CHERI_REVOKE_TAKE_STATS,
     EPROT,
     INHERIT_COPY,
     INHERIT_NONE,
@@ -80,8 +91,18 @@ from capshm.model.constants import (
     SHM_RENAME_NOREPLACE,
     SHM_RND,
 )
+from capshm.model.epochs import Epochs
+from capshm.shadow import Shadow
 
 __all__ = [
+    "CHERI_REVOKE_ASYNC",
+    "CHERI_REVOKE_IGNORE_START",
+    "CHERI_REVOKE_LAST_PASS",
+    "CHERI_REVOKE_SHADOW_INFO_STRUCT",
+    "CHERI_REVOKE_SHADOW_NOVMEM",
+    "CHERI_REVOKE_SHADOW_NOVMEM_ENTIRE",
+    "CHERI_REVOKE_SHADOW_OTYPE",
+    "CHERI_REVOKE_TAKE_STATS",
     "EPROT",
     "INHERIT_COPY",
     "INHERIT_NONE",
@@ -146,9 +167,18 @@ __all__ = [
     "SHM_RENAME_EXCHANGE",
     "SHM_RENAME_NOREPLACE",
     "SHM_RND",
+    "Epochs",
+    "KQueue",
+    "RevokeInfo",
+    "RevokeResult",
+    "Shadow",
     "ShmStatus",
+    "Statistics",
     "calloc",
+    "cheri_revoke",
+    "cheri_revoke_get_shadow",
     "free",
+    "kqueue",
     "malloc",
     "malloc_revoke",
     "malloc_revoke_enabled",

@@ -91,6 +91,7 @@ def provide(status: int, call: str, size: int = 0, into: int = 0) -> bool:
 
 
 def _add_memory(call: str, size: int, into: int) -> None:
+    quarantine.choose_policy()
     length = ffi.new("uint64_t *")
     status = lib.capshm_allocator_needed(size, length)
     if not status:

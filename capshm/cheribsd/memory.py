@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from capshm.connection import Answer
 
 _PAGE: int = lib.PAGE_BYTES
+_CAPSTORE: int = lib.PAGE_CAPABILITY_DIRTY | lib.PAGE_CAPABILITY_IDLE
 
 
 def mmap(
@@ -232,7 +233,7 @@ def _move_into_object(row: list[object], descriptors: list[int]) -> None:
 
 def mincore(addr: Address, length: SupportsIndex) -> list[int]:
     """A flag word for each page: MINCORE_INCORE where the page is in memory, MINCORE_CAPSTORE where capabilities were
-    stored since a revocation last found none.
+    stored through this process's mapping, until two revocations in a row have found none (cheribsd:2.4).
 
     Refused with ENOMEM where nothing is mapped.
     """
@@ -256,6 +257,6 @@ def mincore(addr: Address, length: SupportsIndex) -> list[int]:
         reason = ctypes.get_errno()
         raise errors.Refused(f"mincore: {os.strerror(reason)}", errno=reason, rule="host")
     return [
-        (MINCORE_INCORE if is_resident & 1 else 0) | (MINCORE_CAPSTORE if entry & lib.PAGE_CAPABILITY_DIRTY else 0)
+        (MINCORE_INCORE if is_resident & 1 else 0) | (MINCORE_CAPSTORE if entry & _CAPSTORE else 0)
         for entry, is_resident in zip(entries, resident, strict=True)
     ]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from capshm._native import CData
 
-    Revoke: TypeAlias = Callable[[memoryview], None]
+    Revoke: TypeAlias = Callable[[memoryview], object]
 
     class Statistics(NamedTuple):
         """Of this process's heap, in bytes of slots, which are as long as what was asked for or longer.
@@ -81,6 +81,23 @@ def revoke_by(revoke: Revoke, *, is_enabled: bool = True) -> None:
     status = lib.capshm_allocator_set_policy(policy)
     if status:
         fail(status, "set the policy of the quarantine")
+    client.current().has_heap = True  # the choice is made
+
+
+def choose_policy() -> None:
+    """Have the quarantine that the machine, procctl and the program's note say: at a process's first allocation.
+
+    What they say later is for programs that are started then.
+    """
+    mine = client.current()
+    if mine.has_heap:
+        return
+    mine.has_heap = True
+    answer = mine.ask("knob", is_for_revocation=True)
+    if answer.body["is_possible"]:
+        from capshm.cheribsd.revoke import revoke_ranges  # only here: many programs allocate nothing
+
+        revoke_by(revoke_ranges, is_enabled=bool(answer.body["is_enabled"]))
 
 
 def _is_set(name: str, otherwise: bool) -> bool:
@@ -109,6 +126,7 @@ def _refuse_environment(name: str, text: str) -> NoReturn:
 
 def malloc_revoke_enabled() -> bool:
     """Whether what this process frees waits in quarantine until it has been revoked."""
+    choose_policy()
     return bool(_count().is_quarantining)
 
 

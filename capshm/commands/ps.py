@@ -14,7 +14,9 @@ def ps(*, machine: str | None = None, json_output: Json = False) -> None:
     """List the emulated processes of a running machine.
 
     PID and PPID are those of Linux. VMSPACE is the identity that owns memory objects: never given twice, and another
-    one after exec. MAPS counts mappings, CAPMAPS those through which capabilities may be loaded or stored now or later.
+    one after exec. QUAR: whether what it unmaps waits for revocation. RSTATE: none; inited, while an epoch is open;
+    closing, while the broker is about to close it. EPOCH: its clock, odd while an epoch is open. MAPS counts mappings,
+    CAPMAPS those through which capabilities may be loaded or stored now or later.
 
     Parameters
     ----------

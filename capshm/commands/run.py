@@ -32,7 +32,7 @@ def run(
     policy
         Who may share capabilities: open, cheribsd, isolated, or a plug-in's name.
     revoker
-        none or stop-the-world: kept for revocation, which comes with a later version.
+        How what is freed is revoked: stop-the-world, none (it is used again at once), or a plug-in's name.
     isa
         What a tagged store without the permission does: v9 faults, rvy strips.
     name

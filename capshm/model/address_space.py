@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 
     object: None for private memory that no descriptor stands for; then offset is 0. is_shared: stores reach the object;
     otherwise they stay in this address space. reservation: where it starts. is_guard: made by MAP_GUARD, and nothing
-    but another mapping changes that.
+    but another mapping changes that. is_quarantined: it was unmapped, and its place waits for revocation.
     """
 
     start: int
@@ -51,6 +51,7 @@ class Entry(NamedTuple):
     is_shared: bool
     reservation: int
     is_guard: bool = False
+    is_quarantined: bool = False
 
     @property
     def length(self) -> int:
@@ -149,6 +150,11 @@ class AddressSpace:
             candidate = round_up(max(candidate, self.reservations[start].end + PAGE), alignment)
         return candidate if candidate + length <= self.arena_end else None
 
+    def is_quarantined(self, reservation: Reservation) -> bool:
+        """Whether all of it was unmapped, and waits for revocation."""
+        entry = self.entries.get(reservation.start)
+        return entry is not None and entry.is_quarantined
+
     # Changing
 
     def reserve(self, reservation: Reservation) -> None:
@@ -239,7 +245,9 @@ def check_entry(entry: Entry) -> None:
     assert entry.current in entry.maximum, "what is allowed now is at most the maximum"
     assert entry.current == entry.current.settled(), "capability permission goes with READ and WRITE"
     assert entry.maximum == entry.maximum.settled(), "in the maximum, too"
-    assert not entry.is_guard or not (entry.maximum or entry.object), "a guard allows nothing and is nothing's"
+    assert not (entry.is_guard or entry.is_quarantined) or not (entry.maximum or entry.object), (
+        "a guard allows nothing and is nothing's"
+    )
     assert not entry.is_shared or entry.object is not None, "what is shared is an object"
     assert entry.object is not None or entry.offset == 0, "an offset is an object's"
     assert entry.inherit in (INHERIT_SHARE, INHERIT_COPY, INHERIT_NONE, INHERIT_ZERO), "one inheritance (G5)"

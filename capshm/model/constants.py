@@ -111,6 +111,17 @@ PROC_CHERI_REVOKE_DEFAULT: Final = 0
 PROC_CHERI_REVOKE_ENABLE: Final = 1
 PROC_CHERI_REVOKE_DISABLE: Final = 2
 
+# cheri_revoke and cheri_revoke_get_shadow
+
+CHERI_REVOKE_LAST_PASS: Final = 0x1
+CHERI_REVOKE_IGNORE_START: Final = 0x4
+CHERI_REVOKE_ASYNC: Final = 0x20
+CHERI_REVOKE_TAKE_STATS: Final = 0x1000
+CHERI_REVOKE_SHADOW_NOVMEM: Final = 0
+CHERI_REVOKE_SHADOW_OTYPE: Final = 1
+CHERI_REVOKE_SHADOW_INFO_STRUCT: Final = 3
+CHERI_REVOKE_SHADOW_NOVMEM_ENTIRE: Final = 7
+
 EPROT: Final = 1098
 """CheriBSD's errno for a pointer that does not authorise what was asked; the host has none like it."""
 

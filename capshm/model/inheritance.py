@@ -39,6 +39,13 @@ class InheritPlan(NamedTuple):
 def plan_inherit(space: AddressSpace, policy: Policy, address: Address, length: int, inherit: int) -> InheritPlan:
     """Decide what minherit does, for the whole range or not at all (I11). Refused by I1, I2, I8, I12, I13, I15."""
     start, end = pages_of(address, length, call="minherit", rule="cheribsd:I13")
+    if any(entry.is_quarantined for entry in space.overlapping(start, end)):
+        raise Refusal(
+            "cheribsd:I9",
+            asked=f"minherit of [{start:#x}, {end:#x})",
+            allowed="it was unmapped, and is in quarantine",
+            needed="memory that is mapped",
+        )
     check_reserved(space, start, end, call="minherit", rule="cheribsd:I13")
     if inherit not in _NAMES:
         raise Refusal(

@@ -1,4 +1,4 @@
-"""Switches for sharing capabilities between address spaces (row K1): a program's, a process's, and the machine's."""
+"""Switches of a program, a process and the machine: for sharing capabilities (row K1), and for revocation (2.7)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ class Knobs(NamedTuple):
     program: bool | None = None
     machine: bool = True
 
-    def may_share(self) -> bool:
-        """Process before program before machine, as for revocation (2.7)."""
+    def is_enabled(self) -> bool:
+        """Process before program before machine."""
         for answer in (_ANSWERS[self.process], self.program):
             if answer is not None:
                 return answer
         return self.machine
+
+    def may_share(self) -> bool:
+        """Whether capabilities may cross to other address spaces, for knobs that are about that."""
+        return self.is_enabled()
 
     def decided_by(self) -> str:
         """Which of the three said so."""
@@ -35,13 +39,13 @@ class Knobs(NamedTuple):
         return "the program's note" if self.program is not None else "the machine's default"
 
     def with_process(self, value: int) -> Knobs:
-        """After procctl(PROC_SHARECAP_CTL, value); refused for a value that is none of the three."""
+        """After procctl with this value; refused for one that is none of the three."""
         if value not in _ANSWERS:
             raise Refusal(
                 "cheribsd:MAN",
-                asked=f"procctl(PROC_SHARECAP_CTL, {value})",
+                asked=f"procctl with the value {value}",
                 allowed="the value is none of the three that are known",
-                needed="PROC_SHARECAP_DEFAULT, PROC_SHARECAP_ENABLE or PROC_SHARECAP_DISABLE",
+                needed="0 (the default), 1 (enable) or 2 (disable)",
             )
         return self._replace(process=value)
 

@@ -128,7 +128,10 @@ def commit_unmap(space: AddressSpace, unmapped: list[tuple[int, int]]) -> list[E
 
 def check_reserved(space: AddressSpace, start: int, end: int, *, call: str, rule: str) -> None:
     """Refuse a range that does not lie in one reservation: the pointer to it is stale."""
-    if start < end and space.reservation_around(start, end) is None:
+    if start >= end:
+        return
+    reservation = space.reservation_around(start, end)
+    if reservation is None or space.is_quarantined(reservation):
         raise Refusal(
             rule,
             asked=f"{call} of [{start:#x}, {end:#x})",

@@ -130,6 +130,8 @@ def _exactly(space: AddressSpace, start: int, padded: int, alignment: int) -> in
             needed="an address in there",
         )
     there = space.reservations_overlapping(start, end)
+    if there and all(space.is_quarantined(one) for one in there):
+        raise _quarantined(asked, there[0])
     if there:
         is_hole = not space.overlapping(start, end) and all(
             max(start, one.start) < one.start + one.length for one in there
@@ -170,6 +172,8 @@ def _inside(space: AddressSpace, pointer: Pointer, size: int, alignment: int, fl
             allowed="the range does not lie in one reservation: what this pointer was made for has been unmapped",
             needed="a pointer to memory that is still reserved, or None as address",
         )
+    if space.is_quarantined(reservation):
+        raise _quarantined(asked, reservation)
     if flags & c.MAP_STACK:
         raise Refusal(
             "cheribsd:C16",
@@ -186,6 +190,15 @@ def _inside(space: AddressSpace, pointer: Pointer, size: int, alignment: int, fl
             errno="ENOMEM",
         )
     return Place(start, size, reservation, False)
+
+
+def _quarantined(asked: str, reservation: Reservation) -> Refusal:
+    return Refusal(
+        "cheribsd:C12",
+        asked=asked,
+        allowed=f"the reservation [{reservation.start:#x}, {reservation.end:#x}) was unmapped, and is in quarantine",
+        needed="another place, or a revocation before",
+    )
 
 
 def _no_room(space: AddressSpace, length: int) -> Refusal:

@@ -123,7 +123,7 @@ C11 ENOMEM A hole in a reservation is not free
 A number cannot take a range that was unmapped while the rest of the reservation is there.
 
 C12 ENOMEM What is in quarantine cannot be mapped
-The whole reservation was unmapped and waits for revocation. (With the revoker of reservations only.)
+The whole reservation was unmapped by a process that quarantines what it unmaps, and waits for revocation.
 
 C13 EPROT A stale pointer maps nothing
 The reservation that it was made for is gone.

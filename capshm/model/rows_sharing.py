@@ -39,7 +39,7 @@ F10 Memory with INHERIT_ZERO is fresh memory in the child
 Zero, untagged, private, with the same permissions.
 
 F11 What is in quarantine stays in quarantine in the child
-(With the revoker of reservations only.)
+With an epoch that is open, too: it is the child's own to revoke.
 
 F12 Guards and holes are copied
 Except under INHERIT_NONE.
@@ -140,7 +140,7 @@ I8 EINVAL Large pages are not copied
 INHERIT_COPY is refused for them.
 
 I9 EACCES What is in quarantine keeps its inheritance
-(With the revoker of reservations only.)
+minherit changes nothing there.
 
 I10 Guards are not made zero
 INHERIT_ZERO leaves them as they are.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from capshm.model import rows_mapping, rows_sharing
+from capshm.model import rows_mapping, rows_revocation, rows_sharing
 from capshm.model.constants import ERRNO
 
 
@@ -59,6 +59,7 @@ def _read(table: str, prefix: str = "") -> dict[str, Rule]:
 RULES: Final = {
     **_read(rows_mapping.TABLE, "cheribsd:"),
     **_read(rows_sharing.TABLE, "cheribsd:"),
+    **_read(rows_revocation.TABLE, "cheribsd:"),
     **_read(rows_sharing.OTHERS),
 }
 """Every rule by its full name, in the order of the tables."""

@@ -9,12 +9,13 @@ To revoke all that points into `freed`, in memory and in the variables of every 
     Shadow().clear(freed)  # once all of them have come by; not before the memory may be given out again
 """
 
+from capshm.shadow import Shadow
 from capshm.testing import steps
 from capshm.testing.checker import Violation, check_history
 from capshm.testing.history import History, HistoryFull, read_history
 from capshm.testing.linearize import HistoryTooDense
 from capshm.testing.operations import Kind, Operation, Result, Value
-from capshm.testing.segment import Segment, Shadow, SweepCounts, closed_gate, sweep_registers
+from capshm.testing.segment import Segment, SweepCounts, closed_gate, sweep_registers
 from capshm.testing.steps import StepPointsUnavailable
 
 __all__ = [

@@ -34,6 +34,7 @@ from capshm._native import ffi, lib
 from capshm._status import fail
 from capshm.capability import Capability
 from capshm.errors import CapshmError, HolderStopped, PageViolation
+from capshm.shadow import Shadow
 from capshm.testing.operations import (
     FORMAT,
     GRANULE,
@@ -46,7 +47,7 @@ from capshm.testing.operations import (
     to_json,
 )
 from capshm.testing.recorder import HistoryFull, Recorder
-from capshm.testing.segment import Segment, Shadow, closed_gate, sweep_registers
+from capshm.testing.segment import Segment, closed_gate, sweep_registers
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

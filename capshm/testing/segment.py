@@ -296,33 +296,6 @@ class SweepCounts:
     cleared: int
 
 
-class Shadow:
-    """The revocation bitmap over the arena, one bit a granule, shared by all processes of the gate (cheribsd:2.3)."""
-
-    def paint(self, capability: Capability) -> None:
-        """Paint every granule of the capability's bounds; the tag is not looked at.
-
-        BoundsViolation outside the arena.
-        """
-        self._set(capability, True)
-
-    def clear(self, capability: Capability) -> None:
-        """The reverse."""
-        self._set(capability, False)
-
-    def is_painted(self, address: SupportsIndex) -> bool:
-        """Whether the granule of this address is painted."""
-        return bool(lib.capshm_is_painted(operator.index(address) % (1 << 64)))
-
-    @staticmethod
-    def _set(capability: Capability, is_painted: bool) -> None:
-        if not isinstance(capability, Capability):
-            raise TypeError(f"a Capability is needed, not {type(capability).__name__}")
-        status = lib.capshm_paint(capability._register, is_painted)
-        if status:
-            fail(status, "paint" if is_painted else "clear paint", capability)
-
-
 @contextlib.contextmanager
 def closed_gate(*, timeout: SupportsFloat = 1.0, new_epoch: bool = True) -> Iterator[None]:
     """Stop the world: inside, no thread of any process of the gate touches a capability, and none is interrupted.

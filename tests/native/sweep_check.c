@@ -313,7 +313,7 @@ static void check_large_shadows(struct object *object, void *lines_end, void *tw
             printf("skipped: no address space for the shadow of 2^%u bytes\n", sizes[i]);
             continue;
         }
-        const struct shadow shadow = {bits, UINT64_C(1) << 46, (UINT64_C(1) << 46) + size};
+        const struct shadow shadow = {.bits = bits, .first = UINT64_C(1) << 46, .limit = (UINT64_C(1) << 46) + size};
         for (int painted = 0; painted < 2000; painted++) {
             const size_t granule =
                 random_below(4) ? random_below(size / GRANULE_SIZE) : size / GRANULE_SIZE - 1 - random_below(64);
@@ -342,7 +342,7 @@ static void check_painting(void) {
     enum { WORDS = 5 };
     static uint64_t bits[WORDS + 1];
     unsigned char expected[WORDS * 64];
-    const struct shadow shadow = {bits, 1 << 20, (1 << 20) + sizeof expected * GRANULE_SIZE};
+    const struct shadow shadow = {.bits = bits, .first = 1 << 20, .limit = (1 << 20) + sizeof expected * GRANULE_SIZE};
 
     const unsigned percent = random_percent();
     fill_bits(bits, sizeof expected, percent, random_run(70));

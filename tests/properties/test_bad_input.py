@@ -162,7 +162,9 @@ class World:
         self.good: dict[str, st.SearchStrategy[Any]] = {
             **dict.fromkeys(["offset", "address", "new_address", "increment", "decrement", "index"], number),
             **dict.fromkeys(["length", "count", "size", "metadata", "raw", "tag", "pid", "errno"], number),
-            **dict.fromkeys(["lines", "found", "cleared", "base", "top", "object_type", "is_valid"], number),
+            **dict.fromkeys(
+                ["lines", "found", "cleared", "base", "top", "start", "end", "object_type", "is_valid"], number
+            ),
             **dict.fromkeys(["authority", "destination", "capability", "value"], capability),
             **dict.fromkeys(["writable", "new_epoch"], st.booleans()),
             **dict.fromkeys(["timeout", "lock_timeout"], st.floats(0, 10)),
@@ -307,10 +309,12 @@ def test_the_whole_surface_is_known(module: str) -> None:
 NOT_FOR_RANDOM_NUMBERS = {
     **dict.fromkeys(["capshm_map", "capshm_map_memory", "capshm_unmap_memory"], "addresses of this process's memory"),
     **dict.fromkeys((name for name in dir(lib) if name.startswith("capshm_fork_")), "belong around a fork"),
+    **dict.fromkeys(["capshm_plan_child"], "belongs around a fork"),
     **dict.fromkeys(["capshm_block_signals", "capshm_restore_signals"], "the watchdog's signal would be kept off"),
     "capshm_canary": "takes its time, and no numbers",
     "capshm_detach": "there would be nothing left for the others",
     "capshm_gate_close": "what comes after it waits",
+    "capshm_keep_gate": "makes a broker of the process, in which nothing else works",
     **dict.fromkeys(["capshm_interruption", "capshm_set_interruption"], "a function, not numbers"),
     "capshm_release": "gives away registers that others hold",
     "capshm_set_lock_timeout": "may be centuries",
@@ -323,9 +327,10 @@ BOUNDED = {
     "capshm_gather": 1,
     "capshm_reserve": 0,
     "capshm_gate_processes": 1,
+    "capshm_paint_ranges": 1,
 }
 """Which argument is the length of a buffer, or takes what others need."""
-HARMLESS = {"capshm_step_arm": 2, "capshm_paint": 1, "capshm_make": 3}
+HARMLESS = {"capshm_step_arm": 2, "capshm_paint": 1, "capshm_paint_ranges": 2, "capshm_make": 3}
 """Which argument is 0, so that nothing is armed, painted (the arena is large) or made up."""
 
 

@@ -39,6 +39,8 @@ HEAP_THREADS = "tests/unit/test_allocator_threads.py"
 QUARANTINE = "tests/unit/test_quarantine.py"
 HISTORY = "tests/litmus/test_history.py::test_all_has_an_explanation"
 
+REVOCATION = f"{CONFORMANCE}/test_revocation.py"
+
 BUGS = [
     Bug(
         "tag-outlives-a-raw-write",
@@ -339,5 +341,72 @@ BUGS = [
         "in a child a pass is under way that nobody ends: its quarantine grows for ever",
         (("process.c", "    allocator_start_child();\n", ""),),
         Program("allocator"),
+    ),
+    Bug(
+        "sweep-skips-registers",
+        "what a program holds in variables survives a revocation",
+        (
+            (
+                "revoke.c",
+                "    register_file_sweep(&revocation.shadow, &revocation.counts.tags);\n    sweep_private",
+                "    sweep_private",
+            ),
+        ),
+        Node(f"{REVOCATION}::test_row_73_lightly"),
+    ),
+    Bug(
+        "sweep-skips-private-memory",
+        "what a program holds in its own memory survives a revocation",
+        (
+            ("revoke.c", "    sweep_private_memory();\n    revocation.passes", "    revocation.passes"),
+            (
+                "revoke.c",
+                "static void sweep_private_memory",
+                "__attribute__((unused)) static void sweep_private_memory",
+            ),
+        ),
+        Node(f"{REVOCATION}::test_row_94_malloc_revoke"),
+    ),
+    Bug(
+        "sweep-skips-read-only-pages",
+        "what lies in a page that may not be written survives a revocation",
+        (("revoke.c", "if (region == own) {", "if (region == own && (entry & PAGE_WRITE)) {"),),
+        Node(f"{REVOCATION}::test_read_only_pages_are_swept"),
+    ),
+    Bug(
+        "sweep-skips-private-views",
+        "what a child sees of its parent's object by MAP_PRIVATE survives the child's revocation",
+        (
+            (
+                "private.c",
+                "        if (!is_page_revoked(region, page, shadow))\n            continue;",
+                "        if (true || !is_page_revoked(region, page, shadow))\n            continue;",
+            ),
+        ),
+        Node(f"{REVOCATION}::test_private_views_of_another_owners_object_are_swept"),
+    ),
+    Bug(
+        "stopped-means-safe",
+        "who is stopped by SIGSTOP inside an operation counts as stopped: it stores the revoked value when it goes on",
+        (
+            (
+                "gate.c",
+                "        if (is_last)\n            return false;",
+                "        if (is_last)\n            return true;",
+            ),
+        ),
+        Node("tests/faults/test_revocation.py::test_stopped_at_every_step"),
+    ),
+    Bug(
+        "a-dead-brokers-gate-opens",
+        "operations go on after a broker that died amid a pass: nobody knows what was swept",
+        (("gate.c", "closer == atomic_load(&gate->keeper) || (owner", "(owner"),),
+        Node("tests/faults/test_revocation.py::test_the_broker_is_killed_during_a_pass"),
+    ),
+    Bug(
+        "child-counts-its-parents-passes",
+        "a child that begins with the number of its parent's passes does not sweep for its own",
+        (("revoke.c", "    revocation.passes = passes_of_child;", "    revocation.passes = passes_of_child + 1;"),),
+        Node(f"{REVOCATION}::test_a_child_revokes_its_own_quarantine"),
     ),
 ]

@@ -98,7 +98,7 @@ def test_ps_leaves_out_what_ends_meanwhile() -> None:
     """A process that ends between two requests of ps is no failure of it."""
     with scene() as (machine, _), pytest.MonkeyPatch.context() as patch:
         known = observer.Observer.processes
-        gone = records.Process(1, 0, 99, "running", 0, False)
+        gone = records.Process(1, 0, 99, "running", 0, False, "none")
         patch.setattr(observer.Observer, "processes", lambda self: [*known(self), gone])
         ps(machine=machine.name)
 

@@ -110,7 +110,7 @@ def play_plainly(name: str) -> int:
 def test_a_family_in_both_worlds() -> None:
     """Inherited allocations are freed, resized, given back by exec; contents are the same with and without capshm."""
     plain = play(FAMILY, is_plain=True)
-    with capshm.Machine():
+    with capshm.Machine(revoker="none"):
         emulated = play(FAMILY, is_plain=False)
     assert plain == emulated
     assert (plain["operations"], plain["forks"]) == (operations(FAMILY), 2)
@@ -121,7 +121,7 @@ def test_a_family_in_both_worlds() -> None:
 def test_passes_in_the_middle() -> None:
     """Where a pass is due after each free the replay stops for it, and goes on where it was."""
     os.environ["_RUNTIME_REVOCATION_EVERY_FREE_ENABLE"] = ""
-    with capshm.Machine():
+    with capshm.Machine(revoker="none"):
         revoked: list[int] = []
         quarantine.revoke_by(lambda pairs: revoked.extend(pairs.tolist()[::2]))
         counts = play(FAMILY, is_plain=False)
@@ -141,7 +141,7 @@ def test_an_event_that_does_not_fit(wrong: list[int], is_plain: bool) -> None:
     """What never lived is not freed, in the plain world least of all: refused, with its place."""
     kind, number, size = wrong
     recorded = made((-1, [(ALLOCATE, 0, 8), (kind, number, size)]))
-    with capshm.Machine(), pytest.raises(CellFailed, match="event 1 of process 0"):
+    with capshm.Machine(revoker="none"), pytest.raises(CellFailed, match="event 1 of process 0"):
         play(recorded, is_plain=is_plain)
 
 
@@ -164,7 +164,7 @@ def test_a_dead_child_ends_the_replay(death: int, how: str) -> None:
             super().play(number)
 
     with (
-        capshm.Machine(),
+        capshm.Machine(revoker="none"),
         pytest.raises(CellFailed, match=rf"\(process 1 of the trace, p\) was ended by {how}"),
         Crew(2) as crew,
     ):

@@ -98,7 +98,7 @@ def test_the_environment_comes_first(variables: dict[str, str], is_enabled: bool
     assert bsd.malloc_revoke_enabled() is expected
 
 
-@emulated()
+@emulated(revoker="none")
 def test_the_share_comes_from_the_environment() -> None:
     """Half the heap may wait if the variables say so; what is no number from 1 to 256 ends the process with 7."""
     for value in ("0", "257", "", "a quarter", "-1"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import capshm
 from capshm import Refused
 from capshm import cheribsd as bsd
+from tests.conformance.cheribsd.revocation import info, run_library
 
 PAGE = 4096
 RW = bsd.PROT_READ | bsd.PROT_WRITE
@@ -66,6 +67,24 @@ def attach_and_store(segment: int) -> object:
     found = memory.load_capability(0)
     memory.store_capability(16, memory)
     return [found.tag, memory.read(0, 16).hex(), memory.read(16, 16).hex()]
+
+
+def revoke_library(seed: int, is_split: bool) -> object:
+    """The clock that it began with, and whether upstream's library test passed."""
+    return [list(run_library(seed, is_split=is_split)), True]
+
+
+def epochs() -> object:
+    """The published clock."""
+    return [info().enqueue, info().dequeue]
+
+
+def is_revoking(*said: str) -> object:
+    """Whether what is freed goes into quarantine, after this was said by the note, and by procctl."""
+    bsd.program_note(revocation={"note on": True, "note off": False}[said[0]] if said else None)
+    if "control off" in said:
+        bsd.procctl(bsd.PROC_CHERI_REVOKE_CTL, bsd.PROC_CHERI_REVOKE_DISABLE)
+    return bsd.malloc_revoke_enabled()
 
 
 def who_am_i() -> object:

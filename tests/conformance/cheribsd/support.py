@@ -43,7 +43,9 @@ ONLY_RVY = pytest.mark.parametrize("isa", ["rvy"], indirect=True)
 _ROOT = Path(__file__).resolve().parents[3]
 
 
-def emulated(policy: str = "cheribsd") -> Callable[[Callable[..., None]], Callable[..., None]]:
+def emulated(
+    policy: str = "cheribsd", *, revoker: str = "stop-the-world"
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a test the first process of a machine, in an interpreter of its own, from which it may fork; so it is slow.
 
     A parameter `machine` of the test is that machine; a parametrized `policy` is the machine's.
@@ -53,7 +55,7 @@ def emulated(policy: str = "cheribsd") -> Callable[[Callable[..., None]], Callab
         signature = inspect.signature(function)
 
         def body(**arguments: object) -> None:
-            with Machine(policy=str(arguments.get("policy", policy))) as machine:
+            with Machine(policy=str(arguments.get("policy", policy)), revoker=revoker) as machine:
                 if "machine" in signature.parameters:
                     arguments["machine"] = machine
                 try:
