@@ -50,6 +50,14 @@ _MISSING = {"stopper": ("signal",), "scope": ("machine",)}
 _entered: Machine | None = None
 
 
+def choices(argument: str) -> list[str]:
+    """The names that an argument of `Machine` takes in this version. KeyError: its values are no names."""
+    installed = {"policy": policies.names, "revoker": revokers.names}
+    if argument in installed:
+        return installed[argument]()
+    return [name for name in _CHOICES[argument] if name not in _MISSING.get(argument, ())]
+
+
 class Machine:
     """A machine of emulated processes; a context manager.
 
