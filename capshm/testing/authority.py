@@ -24,6 +24,7 @@ _MEMORY = (
     | Permissions.STORE_CAP
     | Permissions.STORE_LOCAL
 ).raw
+_LOAD_CAP = Permissions.LOAD_CAP.raw
 _SW_VMEM = Permissions.SW_VMEM.raw
 
 
@@ -71,8 +72,7 @@ def walk(operations: Sequence[Operation]) -> list[Operation]:
     def place(operation: Operation) -> tuple[int, bool, int]:
         if operation.kind is not Kind.FORK:
             return operation.begin, True, operation.number
-        end = (1 << 64) if operation.end is None else operation.end
-        return min(end, first.get(operation.child, end)), False, operation.number
+        return min(operation.until, first.get(operation.child, operation.until)), False, operation.number
 
     return sorted(operations, key=place)
 
@@ -122,6 +122,13 @@ class Holdings:
         mapping = self._holder(process).object_at(place)
         return (0, place) if mapping is None else (mapping.object, place - mapping.start)
 
+    def may_load_tags(self, load: Operation) -> bool:
+        """Whether the load's authority and memory allow that, as far as they are known."""
+        holder = self._holder(load.process)
+        mapping = holder.object_at(load.place)
+        is_dropped = mapping is not None and mapping.object in holder.dropped
+        return bool(rights(load.authority).permissions & _LOAD_CAP) and not is_dropped
+
     def take(self, operation: Operation) -> Iterator[Broken]:
         """Carry out an operation, and say which rules it breaks."""
         holder = self._holder(operation.process)
@@ -131,6 +138,8 @@ class Holdings:
             return
         if operation.result is Result.REFUSED:
             return
+        if kind is Kind.LOOK:
+            return  # it may have been loaded without a record
         if kind is Kind.SHARE_DROP:
             holder.dropped[operation.object] = operation
             return

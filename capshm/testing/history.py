@@ -189,6 +189,8 @@ class History:
     def revoke(self, *segments: Segment, timeout: float = 1.0) -> None:
         """Stop the world and sweep these segments and all registers: all memory where capabilities may lie.
 
+        In a machine it is `revoke_by` that revokes.
+
         A segment that is left out keeps what is painted, and the checker says so.
         """
         for segment in segments:
@@ -204,6 +206,40 @@ class History:
             self._fail(at, error)
             raise
         self._recorder.end(at)
+
+    def revoke_by(self, call: Callable[[], object], *, is_of_all: bool = False) -> None:
+        """`call()`, which makes a pass of this process's machine, to its end: what it has painted is to go.
+
+        `history.revoke_by(lambda: cheri_revoke(CHERI_REVOKE_LAST_PASS | CHERI_REVOKE_IGNORE_START))`; is_of_all: what
+        every process has painted, as `Machine.revoke` does. Painting needs `cheri_revoke_get_shadow` first. Not checked
+        is what `Machine(scope="vmspace")` does not promise: leave objects that are shared out of its histories.
+        """
+        at = self._recorder.begin(Kind.PASS_OF_ALL if is_of_all else Kind.PASS)
+        try:
+            call()
+        except BaseException as error:
+            self._fail(at, error)
+            raise
+        self._recorder.end(at)
+
+    def keep(self, capability: Capability) -> Capability:
+        """Promise that nobody will paint its bounds, and return it: what is based there is never to be found untagged.
+
+        That is checked wherever it was stored last, is loaded with the right to load tags, and did not come from a
+        process that may have died; and by `look`. Where pages strip tags, say so by `share_drop`.
+        """
+        _check(capability)
+        self._recorder.end(self._recorder.begin(Kind.KEEP, capability.base, capability.length))
+        return capability
+
+    def look(self, held: Capability) -> bool:
+        """`held.tag`, of what this process has in a variable, or has loaded from where nobody else stores."""
+        _check(held)
+        at = self._recorder.begin(Kind.LOOK)
+        value = _said(held)
+        end = _now()
+        self._recorder.end(at, stamp=end, value=value)
+        return value.tag
 
     def end(self) -> None:
         """Record that this process ends, of its own will."""

@@ -36,6 +36,10 @@ class Kind(enum.IntEnum):
     REVOKE = 10
     FORK = 11
     END = 12
+    KEEP = 13
+    LOOK = 14
+    PASS = 15
+    PASS_OF_ALL = 16
 
 
 class Result(enum.IntEnum):
@@ -85,6 +89,11 @@ class Operation(NamedTuple):
     authority: Value | None = None
     value: Value | None = None
     error: str = ""
+
+    @property
+    def until(self) -> int:
+        """When it had ended at the latest; later than any stamp if nobody knows."""
+        return 1 << 64 if self.end is None else self.end
 
     @property
     def granules(self) -> range:

@@ -1,4 +1,4 @@
-"""Wrong variants of the core: what each changes, why it is wrong, and the test that must find it.
+"""Wrong variants of the core, and of the broker: what each changes, why it is wrong, and the test that must find it.
 
 A patch names a text that must be there exactly once: when the core moves on, the patch must follow, or the table fails.
 """
@@ -30,6 +30,7 @@ class Bug:
     patches: tuple[Patch, ...]
     found_by: Program | Node
     also_found_by: tuple[Node, ...] = ()
+    modules: tuple[Patch, ...] = ()  # of Python files, by their paths from the root
 
 
 CONFORMANCE = "tests/conformance/cheribsd"
@@ -40,6 +41,7 @@ QUARANTINE = "tests/unit/test_quarantine.py"
 HISTORY = "tests/litmus/test_history.py::test_all_has_an_explanation"
 
 REVOCATION = f"{CONFORMANCE}/test_revocation.py"
+REVOCATION_FAULTS = "tests/faults/test_revocation.py"
 
 BUGS = [
     Bug(
@@ -395,18 +397,98 @@ BUGS = [
                 "        if (is_last)\n            return true;",
             ),
         ),
-        Node("tests/faults/test_revocation.py::test_stopped_at_every_step"),
+        Node(f"{REVOCATION_FAULTS}::test_stopped_at_every_step"),
     ),
     Bug(
         "a-dead-brokers-gate-opens",
         "operations go on after a broker that died amid a pass: nobody knows what was swept",
         (("gate.c", "closer == atomic_load(&gate->keeper) || (owner", "(owner"),),
-        Node("tests/faults/test_revocation.py::test_the_broker_is_killed_during_a_pass"),
+        Node(f"{REVOCATION_FAULTS}::test_the_broker_is_killed_during_a_pass"),
     ),
     Bug(
         "child-counts-its-parents-passes",
         "a child that begins with the number of its parent's passes does not sweep for its own",
         (("revoke.c", "    revocation.passes = passes_of_child;", "    revocation.passes = passes_of_child + 1;"),),
         Node(f"{REVOCATION}::test_a_child_revokes_its_own_quarantine"),
+    ),
+    Bug(
+        "paint-cleared-before-the-sweep",
+        "a process that has slept over a pass clears its paint before it sweeps its own with it",
+        (
+            (
+                "revoke.c",
+                """    const enum status entered = process_enter();
+    if (entered != STATUS_OK)
+        return refuse(entered, 0, 0);
+    enum status status = STATUS_OK;
+    for (size_t i = 0; i < count &&""",
+                """    enum status status = STATUS_OK;
+    for (size_t i = 0; i < count &&""",
+            ),
+        ),
+        Node(f"{REVOCATION_FAULTS}::test_a_sleeper_clears_its_paint_first"),
+    ),
+    Bug(
+        "a-child-begins-without-paint",
+        "the shadow is not copied at fork: what waits in quarantine is not revoked in the child",
+        (("revoke.c", " && !copy_paint())", " && false)"),),
+        Node(f"{REVOCATION}::test_paint_of_a_child_is_its_own"),
+        (Node(f"{REVOCATION}::test_F24_an_open_epoch_is_inherited"),),
+    ),
+    Bug(
+        "sweep-skips-unmapped-objects",
+        "what hides in an object that is mapped nowhere survives a revocation",
+        (),
+        Node(f"{REVOCATION}::test_row_92_unmapped_hoard"),
+        modules=(
+            (
+                "capshm/broker/revocation.py",
+                "if memory.owner in shadows and sideband is not None:",
+                """if memory.owner in shadows and sideband is not None and any(
+                entry.object is memory
+                for member in self.state.members.values()
+                for entry in member.space.overlapping(member.space.arena_start, member.space.arena_end)
+            ):""",
+            ),
+        ),
+    ),
+    Bug(
+        "sweep-skips-objects-in-flight",
+        "what hides in an object whose only descriptor lies in a socket survives a revocation",
+        (),
+        Node(f"{REVOCATION}::test_J5_closed_hoard_in_flight"),
+        modules=(
+            (
+                "capshm/broker/revocation.py",
+                "if memory.owner in shadows and sideband is not None:",
+                """if (
+                memory.owner in shadows
+                and sideband is not None
+                and memory.id in self.state.segments.sizes(member.pid for member in self.state.members.values())
+            ):""",
+            ),
+        ),
+    ),
+    Bug(
+        "an-incomplete-pass-closes-the-epoch",
+        "the epoch counts as closed though somebody could not be stopped: what was freed is used again",
+        (),
+        Node(f"{REVOCATION_FAULTS}::test_stopped_at_every_step[load]"),
+        modules=(
+            (
+                "capshm/broker/revocation.py",
+                "            member.part.clock.give_up()\n",
+                """            member.part.clock.close()
+            state.parts.records.publish(member.part.record, member.part.clock.epochs)
+""",
+            ),
+        ),
+    ),
+    Bug(
+        "an-open-epoch-clears-what-it-finds-painted",
+        "what was painted while an epoch was open counts as revoked when that one closes",
+        (),
+        Node("tests/unit/test_model_revocation.py"),
+        modules=(("capshm/model/epochs.py", "needed = then + (then & 1) + 2", "needed = then + 2 - (then & 1)"),),
     ),
 ]

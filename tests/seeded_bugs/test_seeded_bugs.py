@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from native.variants import ROOT, build_program, build_variant, environment
 from tests.seeded_bugs.bugs import BUGS, Bug, Node, Program
+from tests.seeded_bugs.modules import with_modules, write_modules
 
 # What several histories together find is left to the soak: a single one may pass.
 FINDERS = [pytest.param(bug, bug.found_by, id=bug.name) for bug in BUGS] + [
@@ -16,17 +18,20 @@ FINDERS = [pytest.param(bug, bug.found_by, id=bug.name) for bug in BUGS] + [
 ]
 
 
-def find(bug: Bug, finder: Program | Node) -> subprocess.CompletedProcess[str]:
-    """Run what must find the bug, on a core that has it."""
+def find(bug: Bug, finder: Program | Node, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run what must find the bug, on a core, or with modules, that have it; folder: for those."""
     if isinstance(finder, Program):
         sources = ["tests/native/harness.h", f"tests/native/{finder.name}.c"]
         program = build_program(bug.name, sources, patches=bug.patches)
         command = [str(program), *finder.arguments]
         variables = environment()
     else:
-        core = build_variant(bug.name, defines=["CAPSHM_STEP_POINTS"], patches=bug.patches)
+        core = build_variant(bug.name, defines=["CAPSHM_STEP_POINTS"], patches=bug.patches) if bug.patches else None
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", finder.name]
         variables = environment(core)
+        if bug.modules:
+            write_modules(folder, bug.modules)
+            variables = with_modules(variables, folder)
     return subprocess.run(
         command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
@@ -34,9 +39,9 @@ def find(bug: Bug, finder: Program | Node) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("bug", "finder"), FINDERS)
-def test_the_bug_is_found(bug: Bug, finder: Program | Node) -> None:
-    """A core with this bug fails the tests that are named for it; and they fail, they do not merely break down."""
-    run = find(bug, finder)
+def test_the_bug_is_found(bug: Bug, finder: Program | Node, tmp_path: Path) -> None:
+    """What has this bug fails the tests that are named for it; and they fail, they do not merely break down."""
+    run = find(bug, finder, tmp_path)
     # Both say so with 1; anything else means that the test could not be run.
     assert run.returncode == 1, f"{bug.why}\nstatus {run.returncode}\n{run.stdout}"
 
