@@ -44,7 +44,7 @@ _CHOICES = {
     "leaks": ("ignore", "raise"),
 }
 
-_MISSING = {"stopper": ("signal",), "scope": ("machine",)}
+_MISSING = {"stopper": ("signal",)}
 """What has a name and nothing behind it yet: better refused than taken for something else."""
 
 _entered: Machine | None = None

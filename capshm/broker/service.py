@@ -163,6 +163,7 @@ class Service:
 
     def forked(self, child: Member, parent: int) -> None:
         """The child has come."""
+        child.part.parent = None
         self._state.record(child, "forked", message=f"by process {parent}")
 
     def end(self, member: Member) -> None:
