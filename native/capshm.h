@@ -213,6 +213,8 @@ void capshm_take_counts(struct revocation_counts *counts);
 /* How many loads of others' values have come out untagged since the last call, because this address space has had revoked
  * what lay at their bases. */
 uint64_t capshm_take_refused_loads(void);
+/* stamp_at of stamps.h. */
+uint32_t capshm_stamp_at(const char *memory, uint32_t root, uint64_t granule);
 
 /* Gate and sweep --------------------------------------------------------------------------------------------------- */
 

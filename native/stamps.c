@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "capshm.h"
+
 enum { ROOT_SHIFT = STAMP_LEAF_BITS + (STAMP_BRANCHES - 1) * STAMP_BRANCH_BITS };
 
 static void *content_of(const struct stamps *stamps, uint32_t block) {
@@ -63,6 +65,10 @@ static bool mark(struct stamps *stamps, uint32_t block, uint32_t shift, uint64_t
             return false;
     }
     return true;
+}
+
+uint32_t capshm_stamp_at(const char *memory, uint32_t root, uint64_t granule) {
+    return stamp_at(memory, root, granule);
 }
 
 bool stamps_mark(struct stamps *stamps, uint32_t *root, uint64_t first, uint64_t end, uint32_t number) {

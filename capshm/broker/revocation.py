@@ -274,6 +274,13 @@ def get_shadow(state: State, member: Member, request: messages.GetShadow, descri
     return Reply({}, [shadow.fd], frozenset([shadow.fd]))
 
 
+def note_refused_loads(state: State, member: Member, request: messages.RefusedLoads, descriptors: list[int]) -> Reply:
+    """What the core of a member has refused by itself; nothing is decided here."""
+    message = f"loads of others' capabilities whose bases it has had revoked: {request.count}"
+    state.record(member, request, is_allowed=False, rule="cheribsd:2.6", message=message)
+    return Reply({})
+
+
 def _check_revoker(state: State, call: str) -> None:
     if not state.revoker.can_revoke:
         raise refuse_without_revoker(call)
