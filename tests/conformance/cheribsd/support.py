@@ -55,9 +55,8 @@ def emulated(
         signature = inspect.signature(function)
 
         def body(**arguments: object) -> None:
-            settings = {"policy": policy, "scope": scope}
-            settings |= {name: str(arguments[name]) for name in settings.keys() & arguments}
-            with Machine(revoker=revoker, **settings) as machine:
+            chosen = {name: str(arguments.get(name, usual)) for name, usual in (("policy", policy), ("scope", scope))}
+            with Machine(policy=chosen["policy"], revoker=revoker, scope=chosen["scope"]) as machine:
                 if "machine" in signature.parameters:
                     arguments["machine"] = machine
                 try:
