@@ -56,7 +56,7 @@ static void fill(uint32_t into, struct slot slot, uint64_t length) {
     capability_set_bounds(&value, &tag, length);
     const uint32_t permissions = capability_permissions(value.metadata) & ~(uint32_t)PERMISSION_SW_VMEM;
     value.metadata = capability_with_permissions(value.metadata, permissions);
-    register_set(&register_file[into], value, tag);
+    register_set(&register_file[into], value, 0, tag);
     heap_bytes += slot.span->slot_size;
 }
 
