@@ -14,9 +14,10 @@ from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Message
 from capshm.broker.segments import Key, Segments
 from capshm.errors import CapshmError
-from capshm.model.address_space import AddressSpace, Entry, Reservation
+from capshm.model.address_space import AddressSpace, Entry
 from capshm.model.knobs import Knobs
 from capshm.model.objects import Kind, MemoryObject, ObjectTable
+from capshm.model.regions import Reservation, Vmar
 from capshm.model.sysv import SegmentTable
 
 
@@ -50,7 +51,7 @@ class Change(NamedTuple):
 
     ranges: list[tuple[int, int]]
     entries: list[Entry]
-    reservations: Sequence[Reservation] = ()
+    reservations: Sequence[Reservation | Vmar] = ()
 
 
 @dataclass(slots=True, eq=False)

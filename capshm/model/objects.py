@@ -27,6 +27,7 @@ class Kind(enum.StrEnum):
     ZERO = "zero"
     ANONYMOUS = "anonymous"
     SYSV = "sysv"
+    VMO = "vmo"
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
