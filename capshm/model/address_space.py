@@ -74,10 +74,13 @@ class Entry(NamedTuple):
 
     def joins(self, after: Entry) -> bool:
         """Whether it and the entry behind it are one."""
-        if self.end != after.start or self.current is not after.current:
-            return False
+        return self.current is after.current and self.end == after.start and self.continues(after)
+
+    def continues(self, after: Entry) -> bool:
+        """Whether an entry further on is of the same mapping, whatever both permit now."""
+        distance = after.start - self.start if after.object is not None else 0
         return self == after._replace(
-            start=self.start, end=self.end, offset=after.offset - self.length if after.object is not None else 0
+            start=self.start, end=self.end, offset=after.offset - distance, current=self.current
         )
 
 

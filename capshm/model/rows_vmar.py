@@ -265,16 +265,16 @@ The first byte lies there.
 1.9/4 BAD_STATE process memory: the process is gone
 Its memory went with it.
 
-vmo/1 ACCESS_DENIED VMO: the handle
+VMO/1 ACCESS_DENIED VMO: the handle
 BAD_HANDLE, WRONG_TYPE, or ACCESS_DENIED without the right for the call.
 
-vmo/2 INVALID_ARGS VMO: arguments
+VMO/2 INVALID_ARGS VMO: arguments
 Unknown options, or a range that is not of whole pages.
 
-vmo/3 OUT_OF_RANGE VMO: past the end
+VMO/3 OUT_OF_RANGE VMO: past the end
 Of the VMO, or larger than this machine's objects can be.
 
-vmo/4 UNAVAILABLE VMO: not resizable
+VMO/4 UNAVAILABLE VMO: not resizable
 It was created without VMO_RESIZABLE.
 
 host NO_MEMORY this machine's kernel refused

@@ -61,11 +61,15 @@ class Refusal(_RuleRefusal):
 
 
 class ZxRefusal(_RuleRefusal):
-    """A call of Zircon's was refused; what is changed nonetheless, the rule says. status: as errno above."""
+    """A call of Zircon's was refused; what is changed nonetheless, the rule says.
+
+    status: as errno above. results: a status for each handle that was to be sent.
+    """
 
     def __init__(self, rule: str, *, asked: str, allowed: str, needed: str, status: str | None = None) -> None:
         super().__init__(rule, asked=asked, allowed=allowed, needed=needed)
         self.status = STATUS[self._named(status)]
+        self.results: tuple[int, ...] = ()
 
 
 def _read(table: str, prefix: str = "") -> dict[str, Rule]:

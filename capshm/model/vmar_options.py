@@ -35,6 +35,11 @@ def permissions(options: int) -> Rights:
     return asked
 
 
+def rights_options(rights: Rights) -> int:
+    """The PERM options that stand for them."""
+    return sum(option for option, right in _RIGHTS.items() if right in rights)
+
+
 def flags_of(options: int) -> Rights:
     """What the CAN_MAP options ask for."""
     return permissions((options & CAN_MAP) >> _CAN_MAP_SHIFT)

@@ -171,6 +171,11 @@ VMO_OP_PREFETCH: Final = 14
 VMO_RESIZABLE: Final = 1 << 1
 VMO_DISCARDABLE: Final = 1 << 2
 
+VMO_CHILD_SNAPSHOT: Final = 1 << 0
+VMO_CHILD_RESIZABLE: Final = 1 << 2
+VMO_CHILD_SNAPSHOT_AT_LEAST_ON_WRITE: Final = 1 << 4
+VMO_CHILD_NO_WRITE: Final = 1 << 5
+
 # object_get_info
 
 INFO_HANDLE_VALID: Final = 1
