@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import binascii
 import os
+from collections.abc import Mapping
 
 from capshm.broker import zircon_messages as m
-from capshm.broker.kernel import ProcessObject
+from capshm.broker.kernel import Kernel, ProcessObject
 from capshm.broker.messages import Value
 from capshm.broker.state import Member, Reply, State
 from capshm.errors import CapshmError
@@ -154,4 +155,23 @@ def _maps(vmar: Vmar, depth: int) -> list[Value]:
                 name = "root"
             kind, flags, koid, offset = z.INFO_MAPS_TYPE_VMAR, 0, 0, 0
         rows.append([name, each.start, each.end - each.start, level, kind, flags, koid, offset])
+    return rows
+
+
+def describe_tree(kernel: Kernel, root: Vmar, pids: Mapping[int, int]) -> list[Value]:
+    """depth, kind, start, end, current, maximum, object, [pid, rights] of each handle, handles on their way."""
+    rows: list[Value] = []
+    for depth, each in root.walk():
+        if isinstance(each, Entry):
+            number = each.object.id if each.object is not None else 0
+            row: list[Value] = ["mapping", each.start, each.end, each.current.letters, each.maximum.letters, number]
+            rows.append([depth, *row, [], 0])
+        elif isinstance(each, Vmar):
+            held = kernel.handles_to(each)
+            handles: list[Value] = [[pids.get(serial, 0), rights] for serial, rights in held]
+            kind = "root" if each is root else "vmar"
+            sent = each.handles - len(held)
+            rows.append([depth, kind, each.start, each.end, "", each.rights.letters, 0, handles, sent])
+        else:
+            rows.append([depth, "reservation", each.start, each.end, "", "", 0, [], 0])
     return rows

@@ -56,6 +56,15 @@ class Kernel:
         """The process with this address space, as an object."""
         return self._processes.setdefault(space.serial, ProcessObject(pid, space))
 
+    def handles_to(self, target: KernelObject) -> list[tuple[int, int]]:
+        """Who has handles to it: the serial of an address space, and the rights; what is on its way is nobody's."""
+        return [
+            (serial, handle.rights)
+            for serial, table in self._tables.items()
+            for _, handle in table
+            if handle.object is target
+        ]
+
     def fork(self, parent: int, child: int) -> None:
         """The child has a copy of the parent's handles."""
         if parent in self._tables:

@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar, cast
 import msgspec
 
 from capshm._native import layout
-from capshm.broker import mappings, messages, openings, zircon, zircon_messages
+from capshm.broker import handle_calls, mappings, messages, openings, zircon, zircon_messages
 from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Value
 from capshm.broker.segments import Segments
@@ -158,6 +158,11 @@ class Service:
     def mappings(self, member: Member) -> Reply:
         """The mappings of a member."""
         return Reply({"mappings": [_describe_entry(entry) for entry in member.space.entries.values()]})
+
+    def tree(self, member: Member) -> Reply:
+        """The regions and mappings of a member, and who has handles to them."""
+        pids = {each.serial: each.pid for each in self._state.members.values()}
+        return Reply({"tree": handle_calls.describe_tree(self._state.kernel, member.space.root, pids)})
 
     def objects(self) -> Reply:
         """All objects that still exist."""

@@ -20,6 +20,12 @@ Entry: TypeAlias = tuple[int, int, int, int]
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=64 << 10)]
 
 
+class Tree(Message, frozen=True, tag="tree"):
+    """The regions and mappings of one process. Whoever may connect may look."""
+
+    pid: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+
+
 class VmarRootSelf(Message, frozen=True, tag="vmar_root_self"):
     """A handle to the root VMAR of the caller."""
 
@@ -204,7 +210,8 @@ class ProcessAccess(Message, frozen=True, tag="process_access"):
 
 
 Request: TypeAlias = (
-    VmarRootSelf
+    Tree
+    | VmarRootSelf
     | ProcessSelf
     | VmarAllocate
     | VmarMap

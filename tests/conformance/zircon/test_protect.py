@@ -25,6 +25,7 @@ from tests.conformance.zircon.support import (
     refused,
     rights_of,
 )
+from tests.faults.isolation import isolated
 from tests.faults.processes import ask_child
 
 INVALID = zx.ERR_INVALID_ARGS
@@ -264,15 +265,24 @@ def test_D10_beside_a_child_without_the_right(machine: Machine) -> None:
     k.vmar_unmap(bare, base, PAGE)
 
 
-@emulated()
-def test_2_5_errors_of_the_kernel_and_of_the_rfc(machine: Machine) -> None:
-    """2.5: where OP_CHILDREN is missing the kernel answers INVALID_ARGS."""
-    k = Calls(machine)
-    parent, _, address = nested(k)
-    bare = k.bare(parent)
-    with refused("1.3/8d", INVALID):
-        k.vmar_protect(bare, R, address, PAGE)
-    assert k.current(address) == ["rw"]
+@pytest.mark.slow
+@pytest.mark.parametrize(("errors", "status"), [("kernel", INVALID), ("rfc", DENIED)])
+@isolated()
+def test_2_5_errors_of_the_kernel_and_of_the_rfc(errors: str, status: int) -> None:
+    """2.5: where OP_CHILDREN is missing the kernel answers INVALID_ARGS, and the RFC's text has ACCESS_DENIED."""
+    with Machine(vmar_errors=errors) as machine:
+        k = Calls(machine)
+        parent, child, address = nested(k)
+        bare = k.bare(parent)
+        with refused("1.3/8d", status):
+            k.vmar_protect(bare, R, address, PAGE)
+        with refused("1.4/7", status):
+            k.vmar_unmap(bare, address, PAGE)
+        with refused("1.6/8b", status):
+            k.vmar_op_range(bare, zx.VMAR_OP_ZERO, address, PAGE)
+        with refused("1.5/1", DENIED):
+            k.vmar_destroy(k.bare(child))
+        assert k.current(address) == ["rw"]
 
 
 @emulated()
