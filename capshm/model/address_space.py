@@ -99,14 +99,11 @@ class AddressSpace:
         self.arena_start = arena_start
         self.arena_end = arena_end
         self.entries: SortedDict[int, Entry] = SortedDict()
-        self._adopt(Vmar(self, None, arena_start, arena_end), 1)
+        self.root = Vmar(self, None, arena_start, arena_end)
+        self.reservations = self.root.children
+        self.vmars = {self.root.number: self.root}
+        self._next_vmar = self.root.number + 1
         self._next = arena_start
-
-    def _adopt(self, root: Vmar, next_vmar: int) -> None:
-        self.root = root
-        self.reservations = root.children
-        self.vmars = {vmar.number: vmar for vmar in root.vmars()}
-        self._next_vmar = next_vmar
 
     # Looking
 
@@ -142,8 +139,15 @@ class AddressSpace:
             is_inside = self.arena_start <= hint and hint + length <= self.arena_end
             if is_inside and self.root.is_free(hint, hint + length):
                 return hint
+        next_place = round_up(self._next, alignment)
+        if self._is_last(self._next) and next_place + length <= self.arena_end:  # the common case, quicker
+            return next_place
         place = self._first_fit(self._next, length, alignment)
         return place if place is not None else self._first_fit(self.arena_start, length, alignment)
+
+    def _is_last(self, start: int) -> bool:
+        """Whether all that there is ends a page before it."""
+        return all(not items or items.peekitem()[1].end < start for items in (self.reservations, self.entries))
 
     def _first_fit(self, lowest: int, length: int, alignment: int) -> int | None:
         for start, end in self.root.gaps(lowest):
@@ -203,7 +207,11 @@ class AddressSpace:
         child = copy(self)
         child.serial = serial
         child.entries = copy_sorted(self.entries)
-        child._adopt(self.root.copy(child), self._next_vmar)
+        child.vmars = {}
+        for number, vmar in self.vmars.items():  # parents first
+            child.vmars[number] = vmar.copy(child, None if vmar.parent is None else child.vmars[vmar.parent.number])
+        child.root = child.vmars[self.root.number]
+        child.reservations = child.root.children
         return child
 
     def _cut(self, start: int, end: int) -> list[Entry]:

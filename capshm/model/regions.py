@@ -180,8 +180,8 @@ class Vmar(KernelObject):
             self.parent.children.pop(self.start, None)
         return ended
 
-    def copy(self, space: AddressSpace, parent: Vmar | None = None) -> Vmar:
-        """The same in the copy of an address space; no handle names it."""
+    def copy(self, space: AddressSpace, parent: Vmar | None) -> Vmar:
+        """The same in the copy of an address space, after its parent; no handle names it."""
         copy = Vmar(
             space,
             parent,
@@ -193,10 +193,9 @@ class Vmar(KernelObject):
             number=self.number,
         )
         copy.next = self.next
-        copy.children = copy_sorted(self.children)
-        for start, child in self.children.items():
-            if isinstance(child, Vmar):
-                copy.children[start] = child.copy(space, copy)
+        copy.children = copy_sorted(self.children)  # VMARs are replaced by their own copies
+        if parent is not None:
+            parent.children[self.start] = copy
         return copy
 
     def check(self) -> None:
