@@ -1,4 +1,4 @@
-"""Calls on handles of any kind, channels, and what objects tell of themselves (vmar.md 1.7, 1.8)."""
+"""Calls on handles of any kind, channels, and what objects tell of themselves (vmar:1.7, 1.8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls on VMOs, and on the memory of processes by way of them (vmar.md 1.6, 1.9)."""
+"""Calls on VMOs, and on the memory of processes by way of them (vmar:1.6, 1.9)."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def process_access(state: State, member: Member, request: m.ProcessAccess, descr
 
 
 def touch(state: State, member: Member, request: m.Touch, descriptors: list[int]) -> Reply:
-    """What a touch of the caller's memory meets, by the model: vmar.md 1.10."""
+    """What a touch of the caller's memory meets, by the model: vmar:1.10."""
     entries = member.space.overlapping(request.address, request.address + 1)
     if not entries:
         return Reply({"status": z.ERR_NOT_FOUND})

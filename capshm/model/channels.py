@@ -1,4 +1,4 @@
-"""Channels: messages between processes, in which handles travel (vmar.md 1.8).
+"""Channels: messages between processes, in which handles travel (vmar:1.8).
 
 A handle that is sent is taken out of the sender's table first, so it is never in two places, and counts on its way. A
 refused write consumes the handles that were to be moved all the same (1.14), and delivers nothing.

@@ -1,4 +1,4 @@
-"""Handles: what a process may do with which kernel object (vmar.md 1.8).
+"""Handles: what a process may do with which kernel object (vmar:1.8).
 
 A handle is a value in the table of one process, an object, and rights that never grow. The table of a fork's child is
 a copy: the same values, the same objects. An object counts its handles, those in messages under way included; what the

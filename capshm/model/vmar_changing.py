@@ -1,4 +1,4 @@
-"""vmar_protect, vmar_unmap, vmar_destroy, vmar_op_range: the checks of vmar.md 1.3 to 1.6, in their order.
+"""vmar_protect, vmar_unmap, vmar_destroy, vmar_op_range: the checks of vmar:1.3 to 1.6, in their order.
 
 RFC-0199 in one sentence: mappings of the called VMAR itself may be raised up to their maximum, those of VMARs below
 only lowered, page by page from what they permit now, and only through a handle with OP_CHILDREN.

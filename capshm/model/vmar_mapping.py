@@ -1,4 +1,4 @@
-"""vmar_allocate and vmar_map: the checks of vmar.md 1.1 and 1.2, in their order, and what comes of them.
+"""vmar_allocate and vmar_map: the checks of vmar:1.1 and 1.2, in their order, and what comes of them.
 
 Look-up of handles, the first row of each, is done with `HandleTable.find`; the rights that it asks for are computed
 here.

@@ -1,4 +1,4 @@
-"""The options of allocate, map and protect as numbers and as rights (vmar.md 1.13)."""
+"""The options of allocate, map and protect as numbers and as rights (vmar:1.13)."""
 
 from __future__ import annotations
 

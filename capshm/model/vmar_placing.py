@@ -1,4 +1,4 @@
-"""Where a VMAR or a mapping goes: rows 9 to 16 of vmar.md 1.1, for allocate and map alike."""
+"""Where a VMAR or a mapping goes: rows 9 to 16 of vmar:1.1, for allocate and map alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VMOs: memory objects that handles name (vmar.md 1.0, 1.2, 1.6, 1.10).
+"""VMOs: memory objects that handles name (vmar:1.0, 1.2, 1.6, 1.10).
 
 A VMO is a memory object as any other, and lives as long as a handle or a mapping names it. Its size is in whole pages,
 its stream size in bytes.

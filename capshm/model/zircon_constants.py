@@ -1,4 +1,4 @@
-"""Zircon's numbers, under Zircon's names without ZX_: what the model reads and the face hands on (vmar.md 0.1).
+"""Zircon's numbers, under Zircon's names without ZX_: what the model reads and the face hands on (vmar:0.1).
 
 Cheap to import, as every process of a machine may do it.
 """

@@ -49,7 +49,7 @@ def channel_create() -> tuple[Handle, Handle]:
 
 
 def channel_write(h: AnyHandle, data: Buffer, handles: Sequence[AnyHandle] = ()) -> None:
-    """Send a message; the handles are moved, which needs TRANSFER. `h` needs WRITE. ZxError: vmar.md 1.8."""
+    """Send a message; the handles are moved, which needs TRANSFER. `h` needs WRITE. ZxError: vmar:1.8."""
     channel_write_etc(h, data, [Disposition(HANDLE_OP_MOVE, handle, 0, RIGHT_SAME_RIGHTS) for handle in handles])
 
 

@@ -135,7 +135,7 @@ def made(description: object) -> Handle:
 def handle_duplicate(h: AnyHandle, rights: SupportsIndex) -> Handle:
     """Another handle to the same object, with these rights, all of which `h` must have; RIGHT_SAME_RIGHTS copies.
 
-    ZxError: vmar.md 1.8. `h` needs DUPLICATE.
+    ZxError: vmar:1.8. `h` needs DUPLICATE.
     """
     answer = client.current().ask(
         "handle_duplicate", handle=word("handle", h), rights=number("rights", rights), is_replaced=False
@@ -144,7 +144,7 @@ def handle_duplicate(h: AnyHandle, rights: SupportsIndex) -> Handle:
 
 
 def handle_replace(h: AnyHandle, rights: SupportsIndex) -> Handle:
-    """A handle instead of `h`, which is gone afterwards, also after a refusal. ZxError: vmar.md 1.8."""
+    """A handle instead of `h`, which is gone afterwards, also after a refusal. ZxError: vmar:1.8."""
     spend(h)
     answer = client.current().ask(
         "handle_duplicate", handle=word("handle", h), rights=number("rights", rights), is_replaced=True
@@ -166,7 +166,7 @@ def handle_check_valid(h: AnyHandle) -> None:
 def object_get_info(h: AnyHandle, topic: SupportsIndex) -> HandleBasic | VmarInfo | VmoInfo | list[MapsEntry]:
     """What an object tells of itself: INFO_HANDLE_BASIC, INFO_VMAR, INFO_VMO, INFO_VMAR_MAPS, INFO_PROCESS_MAPS.
 
-    All but the first need INSPECT. ZxError: vmar.md 1.7.
+    All but the first need INSPECT. ZxError: vmar:1.7.
     """
     body = client.current().ask("object_get_info", handle=word("handle", h), topic=number("topic", topic)).body
     if "handle" in body:

@@ -3,7 +3,7 @@
 A call is asked of the broker and carried out in this process, by mmap and mprotect, before anything else happens here.
 Permissions: a mapping's maximum is what both handles had when it was made, its current permission what was asked for
 last. RFC-0199 in one sentence: through its own VMAR's handle a mapping can be raised up to the maximum, through an
-ancestor's only lowered. Source: vmar.md 1.1 to 1.6.
+ancestor's only lowered. Source: vmar:1.1 to 1.6.
 
 Addresses, offsets and lengths are in bytes. All calls may raise ZxError, whose rule says what has been changed.
 """
