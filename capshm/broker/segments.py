@@ -131,16 +131,22 @@ def _may_reopen_anything() -> bool:
     return True
 
 
-def _written(fd: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of a sparse file below `end` that are no holes."""
-    offset = 0
+def copy_bytes(source: int, target: int, start: int, end: int) -> None:
+    """Copy this part of a file to the beginning of an empty one; holes stay holes."""
+    for first, last in _written(source, end, start):
+        os.pwrite(target, os.pread(source, last - first, first), first - start)
+
+
+def _written(fd: int, end: int, start: int = 0) -> Iterator[tuple[int, int]]:
+    """The parts of a sparse file from `start` to `end` that are no holes."""
+    offset = start
     while offset < end:
         try:
-            start = os.lseek(fd, offset, os.SEEK_DATA)
+            first = os.lseek(fd, offset, os.SEEK_DATA)
         except OSError:  # ENXIO: only a hole is left
             return
-        offset = min(os.lseek(fd, start, os.SEEK_HOLE), end)
-        for part in range(start, offset, _READ_AT_ONCE):
+        offset = min(os.lseek(fd, first, os.SEEK_HOLE), end)
+        for part in range(first, offset, _READ_AT_ONCE):
             yield part, min(part + _READ_AT_ONCE, offset)
 
 

@@ -11,13 +11,16 @@ import msgspec
 
 import capshm.policies as policies
 from capshm.broker.audit import AuditLog
+from capshm.broker.kernel import Kernel
 from capshm.broker.messages import Answer, Message
 from capshm.broker.segments import Key, Segments
 from capshm.errors import CapshmError
-from capshm.model.address_space import AddressSpace, Entry, Reservation
+from capshm.model.address_space import AddressSpace, Entry
 from capshm.model.knobs import Knobs
 from capshm.model.objects import Kind, MemoryObject, ObjectTable
+from capshm.model.regions import Reservation, Vmar
 from capshm.model.sysv import SegmentTable
+from capshm.model.vmar_changing import Removal, Removed
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,20 +53,21 @@ class Change(NamedTuple):
 
     ranges: list[tuple[int, int]]
     entries: list[Entry]
-    reservations: Sequence[Reservation] = ()
+    reservations: Sequence[Reservation | Vmar] = ()
 
 
 @dataclass(slots=True, eq=False)
 class Member:
     """A process's part in the model. pid: 0 for a child that is still being forked.
 
-    last: the change that its last request has made, until the next one.
+    last, removal: the change that its last request has made, until the next one; removal: if it was a call of Zircon's.
     """
 
     pid: int
     space: AddressSpace
     knobs: Knobs
     last: Change | None = None
+    removal: tuple[Removal, Removed] | None = None
 
     @property
     def serial(self) -> int:
@@ -87,6 +91,7 @@ class State:
     sysv: SegmentTable = field(init=False)
     members: dict[int, Member] = field(default_factory=dict)
     zero: MemoryObject = field(init=False)
+    kernel: Kernel = field(default_factory=Kernel)
     files: WeakValueDictionary[Key, MemoryObject] = field(default_factory=WeakValueDictionary)
     _next_serial: int = 1
 

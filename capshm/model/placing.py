@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from capshm import encoding
 from capshm.model import constants as c
-from capshm.model.address_space import Reservation
 from capshm.model.pointer import Address, Pointer, permissions_asked, round_down, round_up
+from capshm.model.regions import Reservation
 from capshm.model.rules import Refusal
 from capshm.permissions import Permissions
 
@@ -129,10 +129,11 @@ def _exactly(space: AddressSpace, start: int, padded: int, alignment: int) -> in
             allowed=f"memory lies in [{space.arena_start:#x}, {space.arena_end:#x})",
             needed="an address in there",
         )
-    there = space.reservations_overlapping(start, end)
+    regions, entries = space.reservations_overlapping(start, end), space.overlapping(start, end)
+    there = [*regions, *entries]  # an entry may lie in no reservation: a mapping of the root VMAR
     if there:
-        is_hole = not space.overlapping(start, end) and all(
-            max(start, one.start) < one.start + one.length for one in there
+        is_hole = not entries and all(
+            isinstance(one, Reservation) and max(start, one.start) < one.start + one.length for one in regions
         )
         raise Refusal(
             "cheribsd:C11" if is_hole else "cheribsd:C5",
