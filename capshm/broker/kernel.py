@@ -15,11 +15,10 @@ from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 from capshm.broker.messages import Answer
-from capshm.broker.segments import new_memfd, reopen
+from capshm.broker.segments import new_memfd, new_sealed, reopen
 from capshm.model import zircon_constants as z
 from capshm.model.address_space import AddressSpace
 from capshm.model.handles import HandleTable, KernelObject, Koids
-from capshm.model.objects import ObjectTable
 from capshm.model.vmos import Vmo
 
 _READ_ONLY = 0o400
@@ -76,6 +75,9 @@ class Kernel:
         if process is not None:
             process.space = None
         space.root.end_all()
+        for vmo in self.vmos():
+            if vmo.owner == space.serial:
+                vmo.owner = None  # nobody's, for ever (F16)
         space.entries.clear()  # now, and not when somebody collects garbage: VMOs may end with it
         table = self._tables.pop(space.serial, None)
         if table is not None:
@@ -96,14 +98,12 @@ class Kernel:
 
     # VMOs
 
-    def new_vmo(self, objects: ObjectTable, size: int, stream_size: int, options: int) -> Vmo:
-        """A VMO whose memory is made. OSError: it cannot be."""
-        vmo = Vmo(objects.new_id(), size, stream_size, options)
-        fd = new_memfd(f"capshm-vmo-{vmo.id}", size=size)
+    def add_vmo(self, vmo: Vmo) -> None:
+        """Make the memory of a VMO. OSError: it cannot be."""
+        fd = new_memfd(f"capshm-vmo-{vmo.id}", size=vmo.size)
         weakref.finalize(vmo, os.close, fd)
         os.fchmod(fd, _READ_ONLY)
         self._descriptors[vmo] = fd
-        return vmo
 
     def vmos(self) -> Iterator[Vmo]:
         """Those that something names."""
@@ -117,6 +117,16 @@ class Kernel:
         """A descriptor to give away. A mapping through the one that is not writable can never be made so."""
         fd = self._descriptors[vmo]
         return os.dup(fd) if is_writable else reopen(fd, os.O_RDONLY)
+
+    def beyond(self, vmo: Vmo, *, is_writable: bool) -> int:
+        """The same, of a file without a page that nobody can give one to: what is mapped of it faults when touched."""
+        fd = new_sealed(f"capshm-vmo-{vmo.id}", 0)
+        if is_writable:
+            return fd
+        try:
+            return reopen(fd, os.O_RDONLY)
+        finally:
+            os.close(fd)
 
 
 def _area_limit() -> int:

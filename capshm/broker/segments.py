@@ -228,6 +228,12 @@ class Segments:
             self._sidebands[number] = Sideband(number)
         return self._sidebands[number]
 
+    def drop_sideband(self, number: int) -> None:
+        """The object is gone; for those that nothing watches."""
+        sideband = self._sidebands.pop(number, None)
+        if sideband is not None:
+            sideband.close()
+
     def count_tags(self, number: int) -> int:
         """How many granules of the object have their tag bit set."""
         sideband = self._sidebands.get(number)
@@ -276,9 +282,7 @@ class Segments:
             if self._numbers.get(key) == number:  # unless a new file has got its inode number in the meantime
                 del self._numbers[key]
             self.release(number)
-            sideband = self._sidebands.pop(number, None)
-            if sideband is not None:
-                sideband.close()
+            self.drop_sideband(number)
             numbers.append(number)
         return numbers
 
@@ -286,8 +290,8 @@ class Segments:
         """Drop all descriptors."""
         for kept in self._kept.values():
             kept.close()
-        for sideband in self._sidebands.values():
-            sideband.close()
+        for number in list(self._sidebands):
+            self.drop_sideband(number)
         self.watches.close()
 
 

@@ -1,20 +1,17 @@
-"""Calls on VMARs: decided on the tree of the process that they belong to; what Linux has to do comes back as orders.
-
-The descriptor of a mapping decides what it can ever be: read-only where the maximum has no WRITE, so that Linux itself
-refuses more.
-"""
+"""Calls on VMARs: decided on the tree of the process that they belong to; what Linux has to do comes back as orders."""
 
 from __future__ import annotations
 
 from capshm.broker import zircon_messages as m
 from capshm.broker.messages import Value
 from capshm.broker.state import Member, Reply, State
-from capshm.broker.vmo_calls import operate
+from capshm.broker.vmar_orders import Orders
+from capshm.broker.vmo_calls import operate, vmo_of
 from capshm.model import zircon_constants as z
-from capshm.model.address_space import ranges
-from capshm.model.regions import EVERYTHING, Vmar
-from capshm.model.rights import Rights
+from capshm.model.address_space import Entry, ranges
+from capshm.model.regions import EVERYTHING, Reservation, Vmar
 from capshm.model.rules import ZxRefusal
+from capshm.model.vmar_capabilities import bar, plan_authority
 from capshm.model.vmar_changing import (
     Caller,
     Removal,
@@ -72,23 +69,27 @@ def map_vmo(state: State, member: Member, request: m.VmarMap, descriptors: list[
     table = state.kernel.table(member.serial)
     vmar = table.find(request.vmar, Vmar, 0, rule="vmar:1.2/1", asked=str(asked))
     vmo = table.find(request.vmo, Vmo, 0, rule="vmar:1.2/1", asked=str(asked))
-    plan = plan_map(asked, vmar, vmo)
+    plan = plan_map(asked, vmar, vmo, barred=bar(state.policy, member.knobs, vmo[0], vmar[0].space.serial))
     _check_own(member, vmar[0], str(asked))
     _check_areas(state, vmar[0], str(asked))
     entry = plan.entry
-    fd = kernel.opened(vmo[0], is_writable=Rights.WRITE in entry.maximum)
-    state.record(
-        member,
-        request,
-        rule="vmar:1.2",
-        number=vmo[0].id,
-        message=f"{entry.current.letters}/{entry.maximum.letters} at {entry.start:#x} of {vmo[0]} in {vmar[0]}",
-    )
+    orders = Orders(state, vmo[0])
+    try:
+        orders.map(entry)
+        state.record(
+            member,
+            request,
+            rule="vmar:1.2",
+            number=vmo[0].id,
+            message=f"{entry.current.letters}/{entry.maximum.letters} at {entry.start:#x} of {vmo[0]} in {vmar[0]}",
+        )
+    except BaseException:
+        orders.close()
+        raise
     replaced = commit_map(plan)
     removal = Removal(vmar[0], entry.start, entry.end, [])
     member.removal = removal, Removed(replaced, [], [])
-    order: list[Value] = ["map", entry.start, entry.length, entry.current.letters, entry.offset, vmo[0].id]
-    return Reply({"address": entry.start, "orders": [order]}, [fd])
+    return orders.reply({"address": entry.start})
 
 
 def protect(state: State, member: Member, request: m.VmarProtect, descriptors: list[int]) -> Reply:
@@ -110,6 +111,14 @@ def protect(state: State, member: Member, request: m.VmarProtect, descriptors: l
     return Reply({"orders": orders})
 
 
+def capability(state: State, member: Member, request: m.VmarCapability, descriptors: list[int]) -> Reply:
+    """vmar_capability."""
+    asked = f"vmar_capability({request.address:#x}, {request.length:#x})"
+    caller = _caller(state, member, request.vmar, 0, "vmar:CAP/3", asked)
+    authority = plan_authority(caller.vmar, caller.rights, member.serial, request.address, request.length)
+    return Reply({"capability": list(authority)})
+
+
 def unmap(state: State, member: Member, request: m.VmarUnmap, descriptors: list[int]) -> Reply:
     """vmar_unmap."""
     asked = f"vmar_unmap({request.address:#x}, {request.length:#x})"
@@ -128,16 +137,9 @@ def op_range(state: State, member: Member, request: m.VmarOpRange, descriptors: 
     asked = f"vmar_op_range({request.op}, {request.address:#x}, {request.length:#x})"
     caller = _caller(state, member, request.vmar, 0, "vmar:1.6/1", asked)
     for entry in plan_operation(caller, request.op, request.address, request.length):
-        if not isinstance(entry.object, Vmo):
-            raise ZxRefusal(
-                "vmar:host",
-                asked=asked,
-                allowed=f"[{entry.start:#x}, {entry.end:#x}) is memory of mmap, and no VMO's",
-                needed="a range of VMOs",
-                status="NOT_SUPPORTED",
-            )
-        entry.object.check_range(entry.offset, entry.length, asked, rule="vmar:1.6/8e")
-        operate(state.kernel.descriptor(entry.object), request.op, entry.offset, entry.length)
+        vmo = vmo_of(entry, asked)
+        vmo.check_range(entry.offset, entry.length, asked, rule="vmar:1.6/8e")
+        operate(state.kernel.descriptor(vmo), request.op, entry.offset, entry.length)
     return Reply({})
 
 
@@ -159,7 +161,10 @@ def _remove(state: State, member: Member, removal: Removal, asked: str) -> Reply
     _check_areas(state, removal.vmar, asked)
     removed = commit_removal(removal)
     member.removal = removal, removed
-    orders: list[Value] = [["unmap", start, end - start] for start, end in ranges(removed.entries)]
+    reserved = [child for child in removal.children if isinstance(child, Reservation)]  # their padding goes as well
+    gone: list[Entry | Reservation] = [*reserved, *(entry for entry in removed.entries if entry.vmar is not None)]
+    gone.sort(key=lambda each: each.start)
+    orders: list[Value] = [["unmap", start, end - start] for start, end in ranges(gone)]
     return Reply({"orders": orders})
 
 
@@ -182,7 +187,10 @@ def _check_own(member: Member, vmar: Vmar, asked: str) -> None:
 
 def _check_areas(state: State, vmar: Vmar, asked: str) -> None:
     """Row 1.1/17: what Linux would refuse half-way is refused beforehand."""
-    needed = 2 * len(vmar.space.entries) + _AREAS_OF_A_CHANGE  # a gap between any two
+    entries = vmar.space.entries
+    needed = 2 * len(entries) + _AREAS_OF_A_CHANGE  # a gap between any two
+    if needed + len(entries) > state.kernel.area_limit:  # it may matter that those with a stream are two
+        needed += sum(entry.is_stream for entry in entries.values())
     if needed > state.kernel.area_limit:
         raise ZxRefusal(
             "vmar:1.1/17",

@@ -30,6 +30,7 @@ def register(on: Register) -> None:
     on(m.VmarDestroy, vmar_calls.destroy)
     on(m.VmarOpRange, vmar_calls.op_range)
     on(m.VmarFailed, vmar_calls.failed)
+    on(m.VmarCapability, vmar_calls.capability)
     on(m.VmoCreate, vmo_calls.create)
     on(m.VmoCreateChild, vmo_calls.create_child)
     on(m.VmoAccess, vmo_calls.access)

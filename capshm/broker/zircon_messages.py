@@ -1,7 +1,8 @@
 """Zircon's calls as they travel: each is named as its call, and its fields as the call's arguments.
 
 The answer to a call that changes mappings has `orders`, which the caller carries out in its own address space:
-["map", start, length, rights, offset, object], with a descriptor; ["protect", start, length, rights, rights before];
+["map", start, length, rights, offset, object, maximum, whether capability permission survives a fork, data, tags, clear
+map], the last three the places of descriptors, or -1; ["protect", start, length, rights, rights before];
 ["unmap", start, length].
 """
 
@@ -90,6 +91,14 @@ class VmarFailed(Message, frozen=True, tag="vmar_failed"):
     """Linux refused an order of the last change: from `start` on everything is as it was."""
 
     start: Word
+
+
+class VmarCapability(Message, frozen=True, tag="vmar_capability"):
+    """vmar_capability."""
+
+    vmar: Word
+    address: Word
+    length: Word
 
 
 class Touch(Message, frozen=True, tag="touch"):
@@ -220,6 +229,7 @@ Request: TypeAlias = (
     | VmarDestroy
     | VmarOpRange
     | VmarFailed
+    | VmarCapability
     | Touch
     | VmoCreate
     | VmoCreateChild

@@ -40,6 +40,7 @@ class Entry(NamedTuple):
     object: None for private memory that no descriptor stands for; then offset is 0. is_shared: stores reach the object;
     otherwise they stay in this address space. reservation: where it starts, or the VMAR that this is a mapping of.
     is_guard: made by MAP_GUARD, and nothing but another mapping changes that. vmar: that VMAR's number; None for mmap.
+    is_stream: pages behind the one that holds the VMO's stream size fault (FAULT_BEYOND_STREAM_SIZE).
     """
 
     start: int
@@ -53,6 +54,7 @@ class Entry(NamedTuple):
     reservation: int
     is_guard: bool = False
     vmar: int | None = None
+    is_stream: bool = False
 
     @property
     def length(self) -> int:
@@ -294,8 +296,8 @@ def _overlapping(items: SortedDict[int, _Item], start: int, end: int) -> list[_I
     return found
 
 
-def ranges(entries: Iterable[Entry]) -> list[tuple[int, int]]:
-    """Where entries lie, joined where they touch."""
+def ranges(entries: Iterable[Entry | Reservation]) -> list[tuple[int, int]]:
+    """Where entries, or whole reservations, lie, joined where they touch."""
     joined: list[tuple[int, int]] = []
     for entry in entries:
         if joined and joined[-1][1] == entry.start:

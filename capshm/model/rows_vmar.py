@@ -195,6 +195,10 @@ What lies before it has been done.
 COMMIT, DECOMMIT and PREFETCH never go there: they act as if they raised the permission for a moment. The others need
 OP_CHILDREN (without it, with vmar_errors="rfc": ACCESS_DENIED). What lies before it has been done.
 
+1.6/8c OUT_OF_RANGE op_range: past the stream size
+The mapping was made with FAULT_BEYOND_STREAM_SIZE, and the range passes the page that holds it; one that begins behind
+that page is let through, as the kernel does. What lies before it has been done.
+
 1.6/8d ACCESS_DENIED op_range: beyond a mapping's maximum
 COMMIT, DECOMMIT and ZERO need WRITE in it, PREFETCH needs READ. What lies before it has been done.
 
@@ -276,6 +280,25 @@ Of the VMO, or larger than this machine's objects can be.
 
 VMO/4 UNAVAILABLE VMO: not resizable
 It was created without VMO_RESIZABLE.
+
+CAP/1 ACCESS_DENIED capabilities: of another address space
+PERM_CAP for a VMO whose capabilities the policy keeps from this address space; the message has the policy's rule. Data
+can be mapped.
+
+CAP/2 ACCESS_DENIED capabilities: VMO_SHARE_CAP
+The policy lets nobody share them.
+
+CAP/3 ACCESS_DENIED vmar_capability: the handle
+BAD_HANDLE or WRONG_TYPE. The handle's READ, WRITE, EXECUTE and CAP become the permissions of the capability.
+
+CAP/4 BAD_STATE vmar_capability: the VMAR was destroyed
+By vmar_destroy, by an unmap or destroy further up, or with its process.
+
+CAP/5 INVALID_ARGS vmar_capability: the range
+It is empty, not inside the VMAR, or in another process.
+
+CAP/6 INVALID_ARGS vmar_capability: bounds that cannot be represented
+Large ones have to be aligned, as everywhere in CHERI.
 
 host NO_MEMORY this machine's kernel refused
 No rule forbids it; the message says what Linux said. Nothing is changed.

@@ -19,6 +19,7 @@ from capshm.model.rights import Rights
 from capshm.model.rules import ZxRefusal
 from capshm.model.vmar_mapping import WORD_END, check_alive
 from capshm.model.vmar_options import PERMS, handle_rights, needs_read, permissions, text
+from capshm.model.vmos import Vmo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +79,9 @@ def plan_protect(caller: Caller, options: int, address: int, length: int, *, has
     """The entries as vmar_protect leaves them, cut to its range. Rows 2 to 9; a refusal changes nothing."""
     asked = f"vmar_protect({text(options)}, {address:#x}, {length:#x})"
     if needs_read(options, has_xom=has_xom):
-        raise ZxRefusal("vmar:1.3/2", asked=asked, allowed="WRITE and EXECUTE go with READ", needed="PERM_READ as well")
+        raise ZxRefusal(
+            "vmar:1.3/2", asked=asked, allowed="WRITE, EXECUTE and CAP go with READ", needed="PERM_READ as well"
+        )
     _check_aligned(address, "vmar:1.3/3", asked)
     if options & ~(PERMS | z.VM_PERM_READ_IF_XOM_UNSUPPORTED):
         raise ZxRefusal("vmar:1.3/4", asked=asked, allowed="it takes no other options", needed="PERM_* only")
@@ -232,7 +235,7 @@ def _operation_end(caller: Caller, address: int, length: int, asked: str) -> int
 
 
 def _check_operation(caller: Caller, operation: int, entry: Entry, asked: str) -> None:
-    """Rows 8b and 8d, for one mapping."""
+    """Rows 8b to 8d, for one mapping."""
     what = describe(entry)
     if not caller.vmar.has(entry):
         where = f"{what} is in a child of {caller.vmar}"
@@ -245,6 +248,18 @@ def _check_operation(caller: Caller, operation: int, entry: Entry, asked: str) -
             )
         if not caller.may_reach_children:
             raise caller.refuse_children("vmar:1.6/8b", asked, where)
+    # Quirk: the kernel's subtraction has no sign, so what begins behind that page is not refused (1.6).
+    if (
+        entry.is_stream
+        and isinstance(entry.object, Vmo)
+        and (entry.offset <= entry.object.stream_end < entry.offset + entry.length)
+    ):
+        raise ZxRefusal(
+            "vmar:1.6/8c",
+            asked=asked,
+            allowed=f"{what} faults beyond the stream size, {entry.object.stream_size:#x}",
+            needed="a range that ends with the page that holds it",
+        )
     needed = _NEEDED_MAXIMUM.get(operation, Rights(0))
     if missing := needed & ~entry.maximum:
         raise ZxRefusal(

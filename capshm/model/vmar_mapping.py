@@ -13,6 +13,7 @@ from capshm.model.address_space import Entry
 from capshm.model.constants import INHERIT_SHARE, OBJECT_SIZE_MAX, PAGE
 from capshm.model.pointer import round_up
 from capshm.model.regions import Vmar
+from capshm.model.rights import Rights
 from capshm.model.rules import ZxRefusal
 from capshm.model.vmar_options import (
     CAN_MAP,
@@ -115,8 +116,13 @@ def rights_to_allocate(options: int) -> int:
     return handle_rights(flags_of(options))
 
 
-def plan_map(request: MapRequest, vmar: tuple[Vmar, int], vmo: tuple[Vmo, int]) -> MapPlan:
-    """What vmar_map does; both with the rights of their handles. Rows 3 to 20; a refusal changes nothing."""
+def plan_map(
+    request: MapRequest, vmar: tuple[Vmar, int], vmo: tuple[Vmo, int], *, barred: str | None = None
+) -> MapPlan:
+    """What vmar_map does; both with the rights of their handles. Rows 3 to 20, CAP/1; a refusal changes nothing.
+
+    barred: the rule by which the VMAR's address space may not reach the VMO's capabilities (`vmar_capabilities.bar`).
+    """
     asked = str(request)
     _check_map_rights(request, vmar[1], vmo[1], asked)
     _check_map_options(request, vmo[0], asked)
@@ -128,6 +134,13 @@ def plan_map(request: MapRequest, vmar: tuple[Vmar, int], vmo: tuple[Vmo, int]) 
             asked=asked,
             allowed=f"{region} may not map {missing.letters}",
             needed="permissions within the VMAR's flags",
+        )
+    if barred is not None and current & Rights.CAP:
+        raise ZxRefusal(
+            "vmar:CAP/1",
+            asked=asked,
+            allowed=f"the capabilities in {memory} are not for address space {region.space.serial} ({barred})",
+            needed="no PERM_CAP, for data alone, or a VMO that was made with VMO_SHARE_CAP",
         )
     length = _check_map_range(request, region, asked)
     start = find_place(region, request.options, request.vmar_offset, length, asked)
@@ -148,20 +161,23 @@ def plan_map(request: MapRequest, vmar: tuple[Vmar, int], vmo: tuple[Vmo, int]) 
             needed="a part of the VMO below that",
             status="NO_RESOURCES",
         )
-    maximum = (rights_of_handle(vmar[1]) & rights_of_handle(vmo[1])).settled()
+    maximum = rights_of_handle(vmar[1] & vmo[1]).settled() & region.rights
+    if barred is not None:
+        maximum = maximum.without(Rights.CAP)
     return MapPlan(
         region,
         Entry(
             start=start,
             end=start + length,
             current=current,
-            maximum=maximum & region.rights,
+            maximum=maximum,
             inherit=INHERIT_SHARE,
             object=memory,
             offset=offset,
             is_shared=True,
             reservation=region.start,
             vmar=region.number,
+            is_stream=bool(request.options & z.VM_FAULT_BEYOND_STREAM_SIZE),
         ),
     )
 
@@ -180,7 +196,9 @@ def _check_map_rights(request: MapRequest, vmar: int, vmo: int, asked: str) -> N
             "vmar:1.2/3", asked=asked, allowed="the VMO's handle lacks MAP", needed="a handle of the VMO with MAP"
         )
     if needs_read(options, has_xom=request.has_xom):
-        raise ZxRefusal("vmar:1.2/5", asked=asked, allowed="WRITE and EXECUTE go with READ", needed="PERM_READ as well")
+        raise ZxRefusal(
+            "vmar:1.2/5", asked=asked, allowed="WRITE, EXECUTE and CAP go with READ", needed="PERM_READ as well"
+        )
     if options & z.VM_MAP_RANGE and options & z.VM_SPECIFIC_OVERWRITE:
         raise ZxRefusal("vmar:1.2/6", asked=asked, allowed="they exclude each other", needed="one of them")
     if options & CAN_MAP:
@@ -207,14 +225,6 @@ def _check_map_options(request: MapRequest, vmo: Vmo, asked: str) -> None:
     if options & z.VM_FAULT_BEYOND_STREAM_SIZE and not options & z.VM_ALLOW_FAULTS:
         raise ZxRefusal(
             "vmar:1.2/9", asked=asked, allowed="such a mapping faults by design", needed="ALLOW_FAULTS as well"
-        )
-    if options & z.VM_FAULT_BEYOND_STREAM_SIZE:
-        raise ZxRefusal(
-            "vmar:host",
-            asked=asked,
-            allowed="Linux has no such mappings",
-            needed="no FAULT_BEYOND_STREAM_SIZE",
-            status="NOT_SUPPORTED",
         )
     if is_undefined(options):
         raise ZxRefusal("vmar:1.2/10", asked=asked, allowed="these options mean nothing", needed="options of vmar_map")

@@ -7,8 +7,8 @@ from typing import Final
 from capshm.model import zircon_constants as z
 from capshm.model.rights import Rights
 
-PERMS: Final = z.VM_PERM_READ | z.VM_PERM_WRITE | z.VM_PERM_EXECUTE
-CAN_MAP: Final = z.VM_CAN_MAP_READ | z.VM_CAN_MAP_WRITE | z.VM_CAN_MAP_EXECUTE
+PERMS: Final = z.VM_PERM_READ | z.VM_PERM_WRITE | z.VM_PERM_EXECUTE | z.VM_PERM_CAP
+CAN_MAP: Final = z.VM_CAN_MAP_READ | z.VM_CAN_MAP_WRITE | z.VM_CAN_MAP_EXECUTE | z.VM_CAN_MAP_CAP
 PLACING: Final = z.VM_SPECIFIC | z.VM_OFFSET_IS_UPPER_LIMIT | 0xFF << z.VM_ALIGN_BASE
 _CAN_MAP_SHIFT: Final = 7
 _KNOWN: Final = sum(z.OPTION_NAMES)
@@ -18,11 +18,13 @@ _RIGHTS: Final = {
     z.VM_PERM_READ: Rights.READ,
     z.VM_PERM_WRITE: Rights.WRITE,
     z.VM_PERM_EXECUTE: Rights.EXECUTE,
+    z.VM_PERM_CAP: Rights.CAP,
 }
 _HANDLE_RIGHTS: Final = {
     Rights.READ: z.RIGHT_READ,
     Rights.WRITE: z.RIGHT_WRITE,
     Rights.EXECUTE: z.RIGHT_EXECUTE,
+    Rights.CAP: z.RIGHT_CAP,
 }
 
 
@@ -32,12 +34,12 @@ def permissions(options: int) -> Rights:
     for option, right in _RIGHTS.items():
         if options & option:
             asked |= right
-    return asked
+    return asked.settled()
 
 
 def rights_options(rights: Rights) -> int:
     """The PERM options that stand for them."""
-    return sum(option for option, right in _RIGHTS.items() if right in rights)
+    return sum(option for option, right in _RIGHTS.items() if right & rights)
 
 
 def flags_of(options: int) -> Rights:
@@ -47,7 +49,7 @@ def flags_of(options: int) -> Rights:
 
 def handle_rights(rights: Rights) -> int:
     """The rights of a handle that these permissions need."""
-    return sum(number for right, number in _HANDLE_RIGHTS.items() if right in rights)
+    return sum(number for right, number in _HANDLE_RIGHTS.items() if right & rights)
 
 
 def rights_of_handle(handle: int) -> Rights:
@@ -78,7 +80,7 @@ def with_readable(options: int, *, has_xom: bool) -> int:
 
 
 def needs_read(options: int, *, has_xom: bool) -> bool:
-    """Whether WRITE or EXECUTE is asked for without READ, which no machine has."""
+    """Whether WRITE, EXECUTE or CAP is asked for without READ, which no machine has."""
     if options & z.VM_PERM_READ:
         return False
     is_execute_only = has_xom and options & PERMS == z.VM_PERM_EXECUTE

@@ -17,21 +17,35 @@ from capshm.model.rules import ZxRefusal
 
 
 class Vmo(MemoryObject, KernelObject):
-    """A VMO. size: in bytes, whole pages. stream_size: in bytes; options: of its creation."""
+    """A VMO. size: in bytes, whole pages. stream_size: in bytes; options: of its creation.
+
+    owner: the address space that its capabilities are for, unless it is share-cap.
+    """
 
     type: ClassVar[int] = z.OBJ_TYPE_VMO
 
-    def __init__(self, number: int, size: int, stream_size: int, options: int) -> None:
-        MemoryObject.__init__(self, number, Kind.VMO)
+    def __init__(
+        self,
+        number: int,
+        size: int,
+        stream_size: int,
+        options: int,
+        *,
+        owner: int | None = None,
+        is_share_cap: bool = False,
+    ) -> None:
+        MemoryObject.__init__(self, number, Kind.VMO, is_share_cap=is_share_cap)
         KernelObject.__init__(self)
         self.size = size
         self.stream_size = stream_size
         self.options = options
+        if self.can_hold_capabilities and not is_share_cap:
+            self.owner = owner
 
     @property
     def can_hold_capabilities(self) -> bool:
-        """Not in this version: no right to them can be asked for."""
-        return False
+        """What was made to: its first handle has RIGHT_CAP."""
+        return bool(self.options & (z.VMO_CAP | z.VMO_SHARE_CAP))
 
     @property
     def is_resizable(self) -> bool:
@@ -41,7 +55,14 @@ class Vmo(MemoryObject, KernelObject):
     @property
     def default_rights(self) -> int:
         """Of its first handle."""
-        return z.DEFAULT_VMO_RIGHTS | (z.RIGHT_RESIZE if self.is_resizable else 0)
+        rights = z.DEFAULT_VMO_RIGHTS
+        rights |= z.RIGHT_RESIZE if self.is_resizable else 0
+        return rights | (z.RIGHT_CAP if self.can_hold_capabilities else 0)
+
+    @property
+    def stream_end(self) -> int:
+        """Behind the page that holds the stream size, in bytes: where stream mappings begin to fault."""
+        return round_up(self.stream_size)
 
     def check_range(self, offset: int, length: int, asked: str, *, rule: str = "vmar:VMO/3") -> None:
         """Refuse what passes the end."""
@@ -79,7 +100,10 @@ def check_operation(operation: int, offset: int, size: int, asked: str) -> int:
 
 
 class ChildPlan(NamedTuple):
-    """What vmo_create_child makes: a copy of [offset, offset + size) of the parent, and its first handle's rights."""
+    """What vmo_create_child makes: a copy of [offset, offset + size) of the parent, and its first handle's rights.
+
+    It holds data alone, whatever the parent holds: no capability comes to be in two places without being stored there.
+    """
 
     size: int
     options: int
@@ -111,6 +135,7 @@ def plan_child(rights: int, options: int, offset: int, size: int, asked: str) ->
     else:
         rights &= ~z.RIGHT_WRITE
     rights = rights | z.RIGHT_RESIZE if is_resizable else rights & ~z.RIGHT_RESIZE
+    rights &= ~z.RIGHT_CAP
     return ChildPlan(plan_size(size, asked), z.VMO_RESIZABLE if is_resizable else 0, rights)
 
 

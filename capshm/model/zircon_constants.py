@@ -59,6 +59,8 @@ RIGHT_MANAGE_PROCESS: Final = 1 << 17
 RIGHT_MANAGE_THREAD: Final = 1 << 18
 RIGHT_OP_CHILDREN: Final = 1 << 21
 RIGHT_RESIZE: Final = 1 << 22
+RIGHT_CAP: Final = 1 << 30
+"""capshm's own: to map with PERM_CAP."""
 RIGHT_SAME_RIGHTS: Final = 1 << 31
 
 RIGHT_NAMES: Final = {
@@ -120,6 +122,10 @@ VM_ALLOW_FAULTS: Final = 1 << 12
 VM_OFFSET_IS_UPPER_LIMIT: Final = 1 << 13
 VM_PERM_READ_IF_XOM_UNSUPPORTED: Final = 1 << 14
 VM_FAULT_BEYOND_STREAM_SIZE: Final = 1 << 15
+VM_PERM_CAP: Final = 1 << 16
+"""capshm's own: capabilities may be loaded where data may be read, and stored where it may be written."""
+VM_CAN_MAP_CAP: Final = 1 << 23
+"""capshm's own: what is mapped in the VMAR may have PERM_CAP."""
 
 OPTION_NAMES: Final = {
     number: name.removeprefix("VM_") for name, number in dict(globals()).items() if name.startswith("VM_")
@@ -170,6 +176,10 @@ VMO_OP_PREFETCH: Final = 14
 
 VMO_RESIZABLE: Final = 1 << 1
 VMO_DISCARDABLE: Final = 1 << 2
+VMO_CAP: Final = 1 << 16
+"""capshm's own: it holds capabilities, for the address space that creates it."""
+VMO_SHARE_CAP: Final = 1 << 17
+"""capshm's own: it holds capabilities, for whoever maps it."""
 
 VMO_CHILD_SNAPSHOT: Final = 1 << 0
 VMO_CHILD_RESIZABLE: Final = 1 << 2

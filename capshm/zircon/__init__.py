@@ -130,6 +130,9 @@ from capshm.model.zircon_constants import (
     OK as OK,
 )
 from capshm.model.zircon_constants import (
+    RIGHT_CAP as RIGHT_CAP,
+)
+from capshm.model.zircon_constants import (
     RIGHT_DESTROY as RIGHT_DESTROY,
 )
 from capshm.model.zircon_constants import (
@@ -265,6 +268,9 @@ from capshm.model.zircon_constants import (
     VM_ALLOW_FAULTS as VM_ALLOW_FAULTS,
 )
 from capshm.model.zircon_constants import (
+    VM_CAN_MAP_CAP as VM_CAN_MAP_CAP,
+)
+from capshm.model.zircon_constants import (
     VM_CAN_MAP_EXECUTE as VM_CAN_MAP_EXECUTE,
 )
 from capshm.model.zircon_constants import (
@@ -287,6 +293,9 @@ from capshm.model.zircon_constants import (
 )
 from capshm.model.zircon_constants import (
     VM_OFFSET_IS_UPPER_LIMIT as VM_OFFSET_IS_UPPER_LIMIT,
+)
+from capshm.model.zircon_constants import (
+    VM_PERM_CAP as VM_PERM_CAP,
 )
 from capshm.model.zircon_constants import (
     VM_PERM_EXECUTE as VM_PERM_EXECUTE,
@@ -331,6 +340,9 @@ from capshm.model.zircon_constants import (
     VMAR_OP_ZERO as VMAR_OP_ZERO,
 )
 from capshm.model.zircon_constants import (
+    VMO_CAP as VMO_CAP,
+)
+from capshm.model.zircon_constants import (
     VMO_CHILD_NO_WRITE as VMO_CHILD_NO_WRITE,
 )
 from capshm.model.zircon_constants import (
@@ -365,6 +377,9 @@ from capshm.model.zircon_constants import (
 )
 from capshm.model.zircon_constants import (
     VMO_RESIZABLE as VMO_RESIZABLE,
+)
+from capshm.model.zircon_constants import (
+    VMO_SHARE_CAP as VMO_SHARE_CAP,
 )
 from capshm.zircon.channels import (
     Disposition as Disposition,
@@ -422,6 +437,9 @@ from capshm.zircon.probe import (
 )
 from capshm.zircon.vmars import (
     vmar_allocate as vmar_allocate,
+)
+from capshm.zircon.vmars import (
+    vmar_capability as vmar_capability,
 )
 from capshm.zircon.vmars import (
     vmar_destroy as vmar_destroy,

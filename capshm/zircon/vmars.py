@@ -5,6 +5,9 @@ Permissions: a mapping's maximum is what both handles had when it was made, its 
 last. RFC-0199 in one sentence: through its own VMAR's handle a mapping can be raised up to the maximum, through an
 ancestor's only lowered. Source: vmar:1.1 to 1.6.
 
+Capability permission is capshm's own (VM_PERM_CAP, VM_CAN_MAP_CAP, RIGHT_CAP), and obeys the tree as all others do:
+what a parent takes from a child region's mappings it cannot give back. `vmar_capability` gives access to the memory.
+
 Addresses, offsets and lengths are in bytes. All calls may raise ZxError, whose rule says what has been changed.
 """
 
@@ -14,6 +17,7 @@ import os
 
 from capshm import client, errors
 from capshm._native import lib
+from capshm.capability import over
 from capshm.cheribsd._arguments import word
 from capshm.client import map_object, page_permissions
 from capshm.model.zircon_constants import ERR_NO_MEMORY
@@ -23,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import SupportsIndex
 
+    from capshm.capability import Capability
     from capshm.client import Client
     from capshm.connection import Answer, Argument
     from capshm.zircon.handles import AnyHandle, Handle
@@ -62,7 +67,7 @@ def vmar_map(
 
     Both handles need the rights that VM_PERM_* ask for, the VMO's MAP as well. What both have is the maximum.
     """
-    answer = _change(
+    answer = change(
         "vmar_map",
         vmar=word("vmar", vmar),
         options=number("options", options),
@@ -79,7 +84,7 @@ def vmar_protect(vmar: AnyHandle, options: SupportsIndex, address: SupportsIndex
 
     The handle needs the rights that are asked for, and OP_CHILDREN for what lies in VMARs below, which is only lowered.
     """
-    _change(
+    change(
         "vmar_protect",
         vmar=word("vmar", vmar),
         options=number("options", options),
@@ -90,12 +95,12 @@ def vmar_protect(vmar: AnyHandle, options: SupportsIndex, address: SupportsIndex
 
 def vmar_unmap(vmar: AnyHandle, address: SupportsIndex, length: SupportsIndex) -> None:
     """Unmap whole pages, and end the child VMARs that lie in the range; these need OP_CHILDREN. Gaps are no mistake."""
-    _change("vmar_unmap", vmar=word("vmar", vmar), address=word("address", address), length=word("length", length))
+    change("vmar_unmap", vmar=word("vmar", vmar), address=word("address", address), length=word("length", length))
 
 
 def vmar_destroy(vmar: AnyHandle) -> None:
     """Unmap all of a VMAR and free its place. The handle needs OP_CHILDREN; it stays, and is good for nothing."""
-    _change("vmar_destroy", vmar=word("vmar", vmar))
+    change("vmar_destroy", vmar=word("vmar", vmar))
 
 
 def vmar_op_range(vmar: AnyHandle, op: SupportsIndex, address: SupportsIndex, length: SupportsIndex) -> None:
@@ -112,7 +117,22 @@ def vmar_op_range(vmar: AnyHandle, op: SupportsIndex, address: SupportsIndex, le
     )
 
 
-def _change(call: str, **arguments: Argument) -> Answer:
+def vmar_capability(vmar: AnyHandle, address: SupportsIndex, length: SupportsIndex) -> Capability:
+    """The authority that a handle has over bytes of its VMAR, as a capability; capshm's own call.
+
+    The handle's READ, WRITE, EXECUTE and CAP become its permissions; what the page permits is judged at each access. It
+    has no say in mappings. Closing the handle, or destroying the VMAR, does not take it back.
+    """
+    answer = client.current().ask(
+        "vmar_capability",
+        vmar=word("vmar", vmar),
+        address=word("address", address),
+        length=word("length", length),
+    )
+    return over(*answer.numbers("capability"))
+
+
+def change(call: str, **arguments: Argument) -> Answer:
     """Ask for a change of mappings and carry it out, undisturbed."""
     mine = client.current()
 
@@ -128,21 +148,33 @@ def _change(call: str, **arguments: Argument) -> Answer:
     return mine.undisturbed(change)
 
 
+def _map(start: int, length: int, order: list[object], descriptors: list[int]) -> None:
+    """descriptors: with -1 at the end, for none."""
+    offset, memory = int(str(order[4])), int(str(order[5]))
+    maximum, is_kept = str(order[6]), bool(order[7])
+    data, tags, clear = (descriptors[int(str(place))] for place in order[8:])
+    map_object(
+        start,
+        length,
+        letters=str(order[3]),
+        data=data,
+        tags=tags,
+        clear=clear,
+        offset=offset,
+        number=memory,
+        is_shared=True,
+        is_tags_writable="W" in maximum,
+        is_clear_writable="w" in maximum,
+        is_kept_at_fork=is_kept,
+    )
+
+
 def _carry_out(mine: Client, order: list[object], descriptors: list[int]) -> None:
     """One order of the broker's (zircon_messages)."""
     start, length = int(str(order[1])), int(str(order[2]))
     try:
         if order[0] == "map":
-            offset, memory = int(str(order[4])), int(str(order[5]))
-            map_object(
-                start,
-                length,
-                letters=str(order[3]),
-                data=descriptors[0],
-                offset=offset,
-                number=memory,
-                is_shared=True,
-            )
+            _map(start, length, order, [*descriptors, -1])
         elif order[0] == "protect":
             client.check(lib.capshm_protect(start, length, page_permissions(str(order[3]))), "mprotect")
         else:

@@ -11,6 +11,7 @@ import os
 from capshm import client
 from capshm.cheribsd._arguments import word
 from capshm.zircon.handles import made, number, spend
+from capshm.zircon.vmars import change
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 
 def vmo_create(size: SupportsIndex, options: SupportsIndex = 0) -> Handle:
-    """A VMO of zeros, of at least `size` bytes, in whole pages. options: VMO_RESIZABLE, VMO_DISCARDABLE.
+    """A VMO of zeros, of at least `size` bytes, in whole pages. options: VMO_RESIZABLE, VMO_DISCARDABLE;
+    VMO_CAP: it holds capabilities, for this process alone; VMO_SHARE_CAP: for whoever maps it.
 
     Its handle has READ, WRITE and MAP, and no EXECUTE: see vmo_replace_as_executable. It lives while a handle or a
     mapping names it.
@@ -119,12 +121,15 @@ def vmo_get_stream_size(vmo: AnyHandle) -> int:
 
 def vmo_set_size(vmo: AnyHandle, size: SupportsIndex) -> None:
     """Resize a VMO that was created with VMO_RESIZABLE; needs WRITE and RESIZE. Mapped pages past the end fault."""
-    client.current().ask("vmo_set_size", vmo=word("vmo", vmo), size=word("size", size), is_stream=False)
+    change("vmo_set_size", vmo=word("vmo", vmo), size=word("size", size), is_stream=False)
 
 
 def vmo_set_stream_size(vmo: AnyHandle, size: SupportsIndex) -> None:
-    """Set the stream size, which is at most the size; what lies behind a smaller one becomes zero. Needs WRITE."""
-    client.current().ask("vmo_set_size", vmo=word("vmo", vmo), size=word("size", size), is_stream=True)
+    """Set the stream size, which is at most the size; what lies behind a smaller one becomes zero. Needs WRITE.
+
+    Mappings with FAULT_BEYOND_STREAM_SIZE follow at once; NOT_SUPPORTED while another process has one.
+    """
+    change("vmo_set_size", vmo=word("vmo", vmo), size=word("size", size), is_stream=True)
 
 
 def vmo_replace_as_executable(vmo: AnyHandle) -> Handle:

@@ -18,7 +18,7 @@ from capshm.model.constants import PAGE
 from capshm.model.regions import Vmar
 from capshm.model.rights import Rights
 from capshm.model.rules import ZxRefusal
-from tests.unit.vmar_scene import CAN_ALL, RW, Zircon
+from tests.unit.vmar_scene import CAN_ALL, CAN_CAP, RC, RWC, Zircon
 
 pytestmark = pytest.mark.slow
 
@@ -26,9 +26,9 @@ PAGES = 32  # of the VMAR that all of it happens in
 WORDS = st.integers(0, 255)  # chooses among handles, or pages, modulo how many there are
 PLACES = st.integers(0, PAGES)
 COUNTS = st.sampled_from([1, 1, 2, 3, 4, 8, 0])
-PERMS = st.sampled_from([0, 1, 1, 3, 3, 3, 5, 7, 2])
-FLAGS = st.sampled_from([CAN_ALL, CAN_ALL, CAN_ALL & ~z.VM_CAN_MAP_WRITE, z.VM_CAN_MAP_READ, 0])
-DROPPED = st.sampled_from([0, 0, z.RIGHT_OP_CHILDREN, z.RIGHT_WRITE, z.RIGHT_EXECUTE, z.RIGHT_DUPLICATE])
+PERMS = st.sampled_from([0, 1, 1, 3, 3, 3, 5, 7, 2, RC, RWC, RWC])
+FLAGS = st.sampled_from([CAN_CAP, CAN_CAP, CAN_ALL, CAN_CAP & ~z.VM_CAN_MAP_WRITE, z.VM_CAN_MAP_READ, 0])
+DROPPED = st.sampled_from([0, 0, z.RIGHT_OP_CHILDREN, z.RIGHT_WRITE, z.RIGHT_EXECUTE, z.RIGHT_CAP, z.RIGHT_DUPLICATE])
 OPERATIONS = st.sampled_from([1, 2, 3, 10, 12, 13, 14])
 
 Pages = dict[int, tuple[int, Rights]]
@@ -42,14 +42,14 @@ class Trees(RuleBasedStateMachine):
     def begin(self, errors: str) -> None:
         """A VMAR in which all of it happens, one in it, one in that; and mappings in all three."""
         zircon = self.zircon = Zircon(errors)
-        outer = zircon.allocate(zircon.root, size=PAGES * PAGE)
-        middle = zircon.allocate(outer, CAN_ALL | z.VM_SPECIFIC, 8 * PAGE, 16 * PAGE)
-        inner = zircon.allocate(middle, CAN_ALL | z.VM_SPECIFIC, 4 * PAGE, 8 * PAGE)
+        outer = zircon.allocate(zircon.root, CAN_CAP, size=PAGES * PAGE)
+        middle = zircon.allocate(outer, CAN_CAP | z.VM_SPECIFIC, 8 * PAGE, 16 * PAGE)
+        inner = zircon.allocate(middle, CAN_CAP | z.VM_SPECIFIC, 4 * PAGE, 8 * PAGE)
         self.vmars = [outer, middle, inner]
         self.base = zircon.base(outer)
-        self.vmo = zircon.vmo(PAGES)
+        self.vmo = zircon.vmo(PAGES, z.VMO_CAP)
         for vmar, place, count in ((outer, 2, 6), (middle, 0, 4), (inner, 0, 6)):
-            zircon.map(vmar, RW | z.VM_SPECIFIC, place * PAGE, self.vmo, length=count * PAGE)
+            zircon.map(vmar, RWC | z.VM_SPECIFIC, place * PAGE, self.vmo, length=count * PAGE)
 
     def handle(self, word: int) -> int:
         """One that there is, or the root's; now and then one that was closed."""

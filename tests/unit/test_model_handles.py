@@ -89,7 +89,7 @@ def test_rights_in_words() -> None:
     """As refusals show them."""
     assert rights_text(z.DEFAULT_VMAR_RIGHTS) == "DUPLICATE|TRANSFER|INSPECT|OP_CHILDREN"
     assert rights_text(0) == "no rights"
-    assert rights_text(1 << 30) == "0x40000000"
+    assert rights_text(z.RIGHT_CAP | 1 << 29) == "CAP|0x20000000"
     assert rights_text(z.RIGHT_SAME_RIGHTS) == "SAME_RIGHTS"
 
 

@@ -39,6 +39,9 @@ RX = R | z.VM_PERM_EXECUTE
 RWX = RW | z.VM_PERM_EXECUTE
 CAN_MAP = z.VM_CAN_MAP_READ | z.VM_CAN_MAP_WRITE | z.VM_CAN_MAP_EXECUTE
 CAN_ALL = CAN_MAP | z.VM_CAN_MAP_SPECIFIC
+CAN_CAP = CAN_ALL | z.VM_CAN_MAP_CAP
+RC = R | z.VM_PERM_CAP
+RWC = RW | z.VM_PERM_CAP
 ROOT_RIGHTS = z.DEFAULT_VMAR_RIGHTS | handle_rights(EVERYTHING)
 VMO_RIGHTS = z.DEFAULT_VMO_RIGHTS | z.RIGHT_EXECUTE
 _numbers = count(1)
@@ -65,7 +68,8 @@ class Zircon:
 
     def vmo(self, pages: int = 1, options: int = 0, rights: int = VMO_RIGHTS) -> int:
         """A handle of a new VMO, executable unless rights say otherwise."""
-        return self.table.add(Vmo(next(_numbers), pages * PAGE, pages * PAGE, options), rights)
+        vmo = Vmo(next(_numbers), pages * PAGE, pages * PAGE, options, owner=self.space.serial)
+        return self.table.add(vmo, rights | vmo.default_rights & z.RIGHT_CAP)
 
     def allocate(self, parent: int, options: int = CAN_ALL, offset: int = 0, size: int = 16 * PAGE) -> int:
         """vmar_allocate; the child's handle."""
@@ -85,11 +89,12 @@ class Zircon:
         length: int = PAGE,
         *,
         has_xom: bool = False,
+        barred: str | None = None,
     ) -> int:
         """vmar_map; the address."""
         region = self.table.find(vmar, Vmar, 0, rule="vmar:1.2/1", asked="vmar_map")
         memory = self.table.find(vmo or self.vmo(), Vmo, 0, rule="vmar:1.2/1", asked="vmar_map")
-        plan = plan_map(MapRequest(options, offset, vmo_offset, length, has_xom), region, memory)
+        plan = plan_map(MapRequest(options, offset, vmo_offset, length, has_xom), region, memory, barred=barred)
         commit_map(plan)
         self.space.check()
         return plan.entry.start

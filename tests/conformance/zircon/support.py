@@ -22,6 +22,10 @@ RWX = RW | zx.VM_PERM_EXECUTE
 SPECIFIC = zx.VM_SPECIFIC
 CAN_MAP = zx.VM_CAN_MAP_READ | zx.VM_CAN_MAP_WRITE | zx.VM_CAN_MAP_EXECUTE
 CAN_ALL = CAN_MAP | zx.VM_CAN_MAP_SPECIFIC
+CAN_CAP = CAN_ALL | zx.VM_CAN_MAP_CAP
+RC = R | zx.VM_PERM_CAP
+RWC = RW | zx.VM_PERM_CAP
+STREAM = zx.VM_FAULT_BEYOND_STREAM_SIZE | zx.VM_ALLOW_FAULTS
 PERMS = {zx.VM_PERM_READ: zx.RIGHT_READ, zx.VM_PERM_WRITE: zx.RIGHT_WRITE, zx.VM_PERM_EXECUTE: zx.RIGHT_EXECUTE}
 
 
@@ -111,6 +115,13 @@ class Calls:
     def bare(self, vmar: zx.Handle) -> zx.Handle:
         """A duplicate without OP_CHILDREN."""
         return self.without(vmar, zx.RIGHT_OP_CHILDREN)
+
+
+def streaming(stream_size: int, pages: int) -> zx.Handle:
+    """A VMO with another stream size."""
+    vmo = zx.vmo_create(pages * PAGE)
+    zx.vmo_set_stream_size(vmo, stream_size)
+    return vmo
 
 
 def probes(address: int) -> tuple[int, int]:

@@ -9,14 +9,17 @@ from tests.conformance.zircon.support import (
     CAN_ALL,
     CAN_MAP,
     PAGE,
+    READ_ONLY,
     RW,
     SPECIFIC,
+    STREAM,
     WRITABLE,
     Calls,
     R,
     emulated,
     probes,
     refused,
+    streaming,
 )
 from tests.faults.processes import Child, ask_child
 
@@ -101,6 +104,67 @@ def test_S02_faults_beyond_the_stream_need_to_be_allowed(machine: Machine) -> No
     k = Calls(machine)
     with refused("1.2/9", INVALID):
         k.map(k.root, options=R | zx.VM_FAULT_BEYOND_STREAM_SIZE)
+
+
+@emulated()
+def test_S04_a_stream_of_half_a_page(machine: Machine) -> None:
+    """S04: all of the page that holds the stream size can be used, the next faults; so when mapped read-only."""
+    k = Calls(machine)
+    vmar, base = k.allocate(pages=4)
+    vmo = streaming(PAGE // 2, 4)
+    for options, first in ((RW, WRITABLE), (R, READ_ONLY)):
+        k.map(vmar, 0, 4, options | STREAM | zx.VM_SPECIFIC_OVERWRITE, vmo)
+        assert probes(base + PAGE - 1) == first
+        assert zx.probe_read(base + PAGE) == zx.ERR_OUT_OF_RANGE
+    assert zx.probe_write(base + PAGE) == DENIED
+    with refused("1.3/4", INVALID):
+        k.vmar_protect(vmar, STREAM, base, PAGE)
+
+
+@emulated()
+def test_stream_mappings_follow_the_stream_size(machine: Machine) -> None:
+    """1.10: what the stream grows over can be used, with what the VMO holds there; what it shrinks from faults again.
+
+    The VMO's size is a limit to the stream; a plain mapping of the same VMO sees all of it.
+    """
+    k = Calls(machine)
+    vmo = streaming(PAGE, 8)
+    plain, address = k.map(k.root, pages=8, vmo=vmo), k.map(k.root, pages=8, options=RW | STREAM, vmo=vmo)
+    k.vmar_protect(k.root, R, address + 2 * PAGE, 2 * PAGE)
+    zx.process_write_memory(k.me, plain + 2 * PAGE, b"kept")
+    for size, pages in ((3 * PAGE + 1, 4), (PAGE, 1), (0, 0), (8 * PAGE, 8), (2 * PAGE - 1, 2)):
+        k.vmo_set_stream_size(vmo, size)
+        found = [zx.probe_read(address + page * PAGE) for page in range(8)]
+        assert found == [zx.OK] * pages + [zx.ERR_OUT_OF_RANGE] * (8 - pages)
+    assert [zx.probe_write(address + page * PAGE) for page in range(4)] == [zx.OK, zx.OK, DENIED, DENIED]
+    assert [probes(plain + page * PAGE) for page in range(8)] == [WRITABLE] * 8
+    with refused("VMO/3", zx.ERR_OUT_OF_RANGE):
+        k.vmo_set_stream_size(vmo, 8 * PAGE + 1)
+    resizable = zx.vmo_create(2 * PAGE, zx.VMO_RESIZABLE)
+    other = k.map(k.root, pages=3, options=RW | STREAM, vmo=resizable)
+    k.vmo_set_size(resizable, PAGE)
+    assert [probes(other + page * PAGE) for page in range(3)] == [WRITABLE, BEYOND, BEYOND]
+    k.vmo_set_size(resizable, 3 * PAGE)
+    assert [probes(other + page * PAGE) for page in range(3)] == [WRITABLE] * 3
+
+
+@emulated()
+def test_a_stream_mapping_in_another_process(machine: Machine) -> None:
+    """It is refused to change the stream size while a child has such a mapping; a change within the page is none."""
+    k = Calls(machine)
+    vmo = streaming(PAGE, 2)
+    address = k.map(k.root, pages=2, options=RW | STREAM, vmo=vmo)
+
+    def resize() -> tuple[int, int]:
+        zx.vmo_set_stream_size(vmo, PAGE - 1)
+        with refused("host", zx.ERR_NOT_SUPPORTED):
+            zx.vmo_set_stream_size(vmo, 2 * PAGE)
+        return zx.probe_read(address), zx.probe_read(address + PAGE)
+
+    assert ask_child(resize) == (zx.OK, zx.ERR_OUT_OF_RANGE)
+    assert zx.vmo_get_stream_size(vmo) == PAGE - 1
+    k.vmo_set_stream_size(vmo, 2 * PAGE)
+    assert probes(address + PAGE) == WRITABLE
 
 
 @emulated()

@@ -4,7 +4,18 @@ import pytest
 
 from capshm import Machine
 from capshm import zircon as zx
-from tests.conformance.zircon.support import CAN_ALL, PAGE, RW, SPECIFIC, Calls, R, emulated, refused
+from tests.conformance.zircon.support import (
+    CAN_ALL,
+    PAGE,
+    RW,
+    SPECIFIC,
+    STREAM,
+    Calls,
+    R,
+    emulated,
+    refused,
+    streaming,
+)
 
 INVALID = zx.ERR_INVALID_ARGS
 BAD_STATE = zx.ERR_BAD_STATE
@@ -216,3 +227,24 @@ def test_D23_what_lies_before_a_refusal(machine: Machine, operation: int) -> Non
     with refused("1.6/8d", DENIED):
         k.vmar_op_range(vmar, operation, base, 2 * PAGE)
     assert (zeros(first, 1), zeros(second, 1)) == ("0", "F")
+
+
+@emulated()
+def test_O16_past_the_stream_size(machine: Machine) -> None:
+    """O16: PREFETCH, COMMIT and DECOMMIT reaching past the stream size, and up to it; what lies past it stays.
+
+    A range that begins behind the page of the stream size is let through, as the kernel does it.
+    """
+    k = Calls(machine)
+    vmo = streaming(2 * PAGE, 4)
+    zx.vmo_write(vmo, 0, b"\xff" * 4 * PAGE)
+    address = k.map(k.root, pages=4, options=RW | STREAM, vmo=vmo)
+    for operation in (zx.VMAR_OP_PREFETCH, zx.VMAR_OP_COMMIT, zx.VMAR_OP_DECOMMIT):
+        for start, pages in ((0, 4), (PAGE, 2), (2 * PAGE, 1)):
+            with refused("1.6/8c", zx.ERR_OUT_OF_RANGE):
+                k.vmar_op_range(k.root, operation, address + start, pages * PAGE)
+        assert zeros(vmo, 4) == "FFFF"
+        k.vmar_op_range(k.root, operation, address, 2 * PAGE)
+    assert zeros(vmo, 4) == "00FF"
+    k.vmar_op_range(k.root, zx.VMAR_OP_ZERO, address + 3 * PAGE, PAGE)
+    assert zeros(vmo, 4) == "00F0"

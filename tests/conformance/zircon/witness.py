@@ -15,7 +15,13 @@ from capshm.records import Mapping
 
 _HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ \d+\s*(.*)")
 _LETTERS = {"r": "rd", "w": "wr", "x": "ex"}
-_MMU = {"r": zx.VM_PERM_READ, "w": zx.VM_PERM_WRITE, "x": zx.VM_PERM_EXECUTE}
+_MMU = {
+    "r": zx.VM_PERM_READ,
+    "w": zx.VM_PERM_WRITE,
+    "x": zx.VM_PERM_EXECUTE,
+    "R": zx.VM_PERM_CAP,
+    "W": zx.VM_PERM_CAP,
+}
 
 
 class Area(NamedTuple):
@@ -91,5 +97,5 @@ def check_maps(root: zx.Handle, mappings: list[Mapping]) -> None:
             flags = entry.mmu_flags
             leaves.append((entry.base, entry.base + entry.size, flags, entry.vmo_offset))
     assert leaves == [
-        (each.start, each.end, sum(_MMU[letter] for letter in each.current), each.offset) for each in mappings
+        (each.start, each.end, sum({_MMU[letter] for letter in each.current}), each.offset) for each in mappings
     ]
