@@ -5,7 +5,7 @@ from __future__ import annotations
 from capshm.broker import zircon_messages as m
 from capshm.broker.messages import Value
 from capshm.broker.state import Member, Reply, State
-from capshm.broker.vmar_orders import Orders
+from capshm.broker.vmar_orders import Orders, protect_orders
 from capshm.broker.vmo_calls import operate, vmo_of
 from capshm.model import zircon_constants as z
 from capshm.model.address_space import Entry, ranges
@@ -103,12 +103,7 @@ def protect(state: State, member: Member, request: m.VmarProtect, descriptors: l
     before = commit_protect(caller, planned)
     removal = Removal(caller.vmar, before[0].start, before[-1].end, [])
     member.removal = removal, Removed(before, [], [])
-    orders: list[Value] = [
-        ["protect", new.start, new.length, new.current.letters, old.current.letters]
-        for new, old in zip(planned, before, strict=True)
-        if new.current is not old.current
-    ]
-    return Reply({"orders": orders})
+    return Reply({"orders": protect_orders(planned, before)})
 
 
 def capability(state: State, member: Member, request: m.VmarCapability, descriptors: list[int]) -> Reply:

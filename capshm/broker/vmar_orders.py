@@ -22,6 +22,19 @@ from capshm.model.vmos import Vmo
 _NONE = -1
 
 
+def protect_orders(planned: list[Entry], before: list[Entry]) -> list[Value]:
+    """To protect entries as planned; those in a row that become, and were, alike by one system call."""
+    runs: list[tuple[int, int, Rights, Rights]] = []
+    for new, old in zip(planned, before, strict=True):
+        if new.current is old.current:
+            continue
+        start = new.start
+        if runs and runs[-1][1:] == (start, new.current, old.current):
+            start = runs.pop()[0]
+        runs.append((start, new.end, new.current, old.current))
+    return [["protect", start, end - start, now.letters, then.letters] for start, end, now, then in runs]
+
+
 class Orders:
     """Orders to map parts of a VMO. A descriptor is opened once, and spoken of by its place in the answer."""
 

@@ -76,7 +76,8 @@ class Entry(NamedTuple):
 
     def joins(self, after: Entry) -> bool:
         """Whether it and the entry behind it are one."""
-        return self.current is after.current and self.end == after.start and self.continues(after)
+        is_like = self.current is after.current and self.object is after.object and self.end == after.start
+        return is_like and self.continues(after)  # which takes longer
 
     def continues(self, after: Entry) -> bool:
         """Whether an entry further on is of the same mapping, whatever both permit now."""

@@ -106,24 +106,23 @@ def commit_protect(caller: Caller, entries: list[Entry]) -> list[Entry]:
 
 
 def _check_protect(caller: Caller, entry: Entry, wanted: Rights, asked: str) -> None:
-    """Rows 8b, 8d and 8e, for one mapping."""
-    what = describe(entry)
+    """Rows 8b, 8d and 8e, for one mapping. It is described only for a refusal: most are none, and of many mappings."""
     if missing := wanted & ~entry.maximum:
         raise ZxRefusal(
             "vmar:1.3/8b",
             asked=asked,
-            allowed=f"the maximum of {what} lacks {missing.letters}",
+            allowed=f"the maximum of {describe(entry)} lacks {missing.letters}",
             needed="a mapping made by handles of VMAR and VMO that both have the right",
         )
     if caller.vmar.has(entry):
         return
     if not caller.may_reach_children:
-        raise caller.refuse_children("vmar:1.3/8d", asked, f"{what} is in a child of {caller.vmar}")
+        raise caller.refuse_children("vmar:1.3/8d", asked, f"{describe(entry)} is in a child of {caller.vmar}")
     if missing := wanted & ~entry.current:
         raise ZxRefusal(
             "vmar:1.3/8e",
             asked=asked,
-            allowed=f"{what} lacks {missing.letters} now, and from above it can only be lowered",
+            allowed=f"{describe(entry)} lacks {missing.letters} now, and from above it can only be lowered",
             needed="the handle of the VMAR in which it lies",
         )
 
