@@ -4,6 +4,7 @@ import pytest
 
 from capshm.model import zircon_constants as z
 from capshm.model.constants import PAGE
+from capshm.model.vmos import Vmo
 from tests.unit.vmar_scene import CAN_ALL, RW, RWX, RX, R, Zircon, refused
 
 TOP = 1 << 64
@@ -299,3 +300,22 @@ def test_1_6_rows_8a_8d_and_9(tree: Tree, operation: int) -> None:
         tree.operate(tree.parent, operation, address)
     tree.protect(tree.child, 0, tree.mapped)
     tree.operate(tree.child, operation, tree.mapped)
+
+
+@pytest.mark.parametrize("operation", ALL)
+def test_1_6_row_8c(tree: Tree, operation: int) -> None:
+    """1.6/8c: of a mapping that faults beyond the stream size; what begins behind that page slips through, a quirk."""
+    handle = tree.vmo(4)
+    options = RW | z.VM_ALLOW_FAULTS | z.VM_FAULT_BEYOND_STREAM_SIZE
+    address = tree.map(tree.root, options, 0, handle, length=4 * PAGE)
+    vmo = tree.table.find(handle, Vmo, 0, rule="vmar:VMO/1", asked="look")[0]
+    tree.operate(tree.root, operation, address, 4 * PAGE)
+    for stream_size in (PAGE + 1, 2 * PAGE):
+        vmo.stream_size = stream_size
+        for first, pages in ((0, 3), (1, 2), (2, 1)):
+            with refused("1.6/8c", "OUT_OF_RANGE"):
+                tree.operate(tree.root, operation, address + first * PAGE, pages * PAGE)
+        tree.operate(tree.root, operation, address, 2 * PAGE)
+        tree.operate(tree.root, operation, address + 3 * PAGE)
+    plain = tree.map(tree.root, RW, 0, handle, length=4 * PAGE)
+    tree.operate(tree.root, operation, plain, 4 * PAGE)
