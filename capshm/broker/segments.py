@@ -27,6 +27,7 @@ from pathlib import Path
 
 from capshm._native import lib
 from capshm.broker.inotify import Watches
+from capshm.model.pointer import round_up
 
 Key = tuple[int, int]
 """st_dev, st_ino"""
@@ -100,14 +101,14 @@ class Sideband:
             count += sum(word.bit_count() for word in words[::2])  # a tag line is its tags, then its lock
         return count
 
-    def clear_tags(self, size: int) -> None:
-        """Take the tags of the first `size` bytes away, before they change.
+    def clear_tags(self, start: int, end: int) -> None:
+        """Take the tags of bytes away, before they change, by units of 128 bytes that lie in the range as a whole.
 
         It is done as a process does it that may not write tag lines (native/sideband.h): all bits of the clear map, a
         barrier, and after that the bytes.
         """
-        end = -(-size // 128)  # a bit a granule
-        for offset in range(0, end, _CLEARED_AT_ONCE):
+        start, end = -(-start // 128), end // 128  # a bit a granule
+        for offset in range(start, end, _CLEARED_AT_ONCE):
             os.pwrite(self.clear, b"\xff" * min(_CLEARED_AT_ONCE, end - offset), offset)
         lib.capshm_barrier_everywhere()
 
@@ -258,9 +259,14 @@ class Segments:
     def truncate(self, number: int) -> None:
         """Make an object with a name empty: its tags first, then its bytes."""
         kept = self._kept[number]
-        if number in self._sidebands:
-            self._sidebands[number].clear_tags(kept.size())
+        self.clear_tags(number, 0, round_up(kept.size()))
         kept.truncate(0)
+
+    def clear_tags(self, number: int, start: int, end: int) -> None:
+        """Take the tags of bytes that are about to change; at the edges (`Sideband.clear_tags`) other bytes do that."""
+        sideband = self._sidebands.get(number)
+        if sideband is not None:
+            sideband.clear_tags(start, end)
 
     def kept(self, number: int) -> Kept | None:
         """What opens an object that has a name."""

@@ -169,7 +169,7 @@ class Service:
         state = self._state
         sizes = state.segments.sizes(member.pid for member in state.members.values() if member.pid)
         rows: list[Value] = []
-        everything = [*state.objects, *state.mapped_files(), *state.kernel.vmos()]
+        everything = [*state.holders(), *state.mapped_files()]
         for memory in sorted(everything, key=lambda each: each.id):
             kept = state.segments.kept(memory.id)
             size = sizes.get(memory.id, -1) if kept is None else kept.size()

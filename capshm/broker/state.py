@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -108,6 +108,11 @@ class State:
         serial = self._next_serial
         self._next_serial += 1
         return serial
+
+    def holders(self) -> Iterator[MemoryObject]:
+        """The objects that may hold capabilities: those of the table, and VMOs."""
+        yield from self.objects
+        yield from self.kernel.vmos()
 
     def mapped_files(self) -> set[MemoryObject]:
         """The files that entries name."""

@@ -134,7 +134,7 @@ def op_range(state: State, member: Member, request: m.VmarOpRange, descriptors: 
     for entry in plan_operation(caller, request.op, request.address, request.length):
         vmo = vmo_of(entry, asked)
         vmo.check_range(entry.offset, entry.length, asked, rule="vmar:1.6/8e")
-        operate(state.kernel.descriptor(vmo), request.op, entry.offset, entry.length)
+        operate(state, vmo, request.op, entry.offset, entry.length)
     return Reply({})
 
 
@@ -153,7 +153,8 @@ def failed(state: State, member: Member, request: m.VmarFailed, descriptors: lis
 
 def _remove(state: State, member: Member, removal: Removal, asked: str) -> Reply:
     _check_own(member, removal.vmar, asked)
-    _check_areas(state, removal.vmar, asked)
+    if removal.is_splitting:  # others need no area more, and are what makes room
+        _check_areas(state, removal.vmar, asked)
     removed = commit_removal(removal)
     member.removal = removal, removed
     reserved = [child for child in removal.children if isinstance(child, Reservation)]  # their padding goes as well

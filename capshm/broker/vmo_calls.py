@@ -72,7 +72,14 @@ def access(state: State, member: Member, request: m.VmoAccess, descriptors: list
     asked = f"vmo_{'write' if request.is_write else 'read'}({request.offset:#x}, {request.length:#x})"
     vmo = _find(state, member, request.vmo, right, asked)
     vmo.check_range(request.offset, request.length, asked)
-    return Reply({}, [state.kernel.opened(vmo, is_writable=request.is_write)])
+    return Reply({}, [_opened(state, vmo, request.offset, request.length, is_write=request.is_write)])
+
+
+def _opened(state: State, vmo: Vmo, offset: int, length: int, *, is_write: bool) -> int:
+    """A descriptor for the caller to read these bytes by, or to write them; what is written has no tags."""
+    if is_write:
+        state.segments.clear_tags(vmo.id, offset, offset + length)
+    return state.kernel.opened(vmo, is_writable=is_write)
 
 
 def _plan_stream(state: State, member: Member, vmo: Vmo, size: int, asked: str) -> list[Entry]:
@@ -126,7 +133,7 @@ def set_size(state: State, member: Member, request: m.VmoSetSize, descriptors: l
         vmo.check_range(request.size, 0, asked)
         plan = _plan_stream(state, member, vmo, request.size, asked)
         if request.size < vmo.stream_size:  # what is left behind reads as zero when the stream grows again
-            operate(state.kernel.descriptor(vmo), z.VMO_OP_ZERO, request.size, vmo.stream_size - request.size)
+            operate(state, vmo, z.VMO_OP_ZERO, request.size, vmo.stream_size - request.size)
         vmo.stream_size = request.size
         return _stream_orders(state, vmo, plan)
     vmo = _find(state, member, request.vmo, z.RIGHT_WRITE | (z.RIGHT_RESIZE), asked)
@@ -136,6 +143,7 @@ def set_size(state: State, member: Member, request: m.VmoSetSize, descriptors: l
         )
     wanted = plan_size(request.size, asked)
     plan = _plan_stream(state, member, vmo, request.size, asked)
+    state.segments.clear_tags(vmo.id, wanted, vmo.size)
     os.ftruncate(state.kernel.descriptor(vmo), wanted)
     vmo.size, vmo.stream_size = wanted, request.size
     return _stream_orders(state, vmo, plan)
@@ -157,13 +165,15 @@ def op_range(state: State, member: Member, request: m.VmoOpRange, descriptors: l
     asked = f"vmo_op_range({request.op}, {request.offset:#x}, {request.size:#x})"
     vmo = _find(state, member, request.vmo, check_operation(request.op, request.offset, request.size, asked), asked)
     vmo.check_range(request.offset, request.size, asked)
-    operate(state.kernel.descriptor(vmo), request.op, request.offset, request.size)
+    operate(state, vmo, request.op, request.offset, request.size)
     return Reply({})
 
 
-def operate(fd: int, operation: int, offset: int, length: int) -> None:
+def operate(state: State, vmo: Vmo, operation: int, offset: int, length: int) -> None:
     """Do it to the memory. MAP_RANGE and DONT_NEED show nothing that a program could see, and are left out."""
+    fd = state.kernel.descriptor(vmo)
     if operation in (z.VMO_OP_DECOMMIT, z.VMO_OP_ZERO):
+        state.segments.clear_tags(vmo.id, offset, offset + length)
         first, last = round_up(offset), round_down(offset + length)
         if first > last:  # within one page
             os.pwrite(fd, _zeros[:length], offset)
@@ -203,7 +213,8 @@ def process_access(state: State, member: Member, request: m.ProcessAccess, descr
             "vmar:1.9/3", asked=asked, allowed=f"{vmo} has {vmo.size:#x} bytes", needed="an address below its end"
         )
     length = min(request.length, end - request.address, vmo.size - offset)
-    return Reply({"offset": offset, "length": length}, [state.kernel.opened(vmo, is_writable=request.is_write)])
+    fd = _opened(state, vmo, offset, length, is_write=request.is_write)
+    return Reply({"offset": offset, "length": length}, [fd])
 
 
 def touch(state: State, member: Member, request: m.Touch, descriptors: list[int]) -> Reply:

@@ -138,6 +138,12 @@ class Removal(NamedTuple):
     end: int
     children: list[Vmar | Reservation]
 
+    @property
+    def is_splitting(self) -> bool:
+        """Whether it leaves something of a mapping on both sides: nothing else makes more of what is there."""
+        around = self.vmar.space.overlapping(self.start, self.end)
+        return len(around) == 1 and around[0].start < self.start and self.end < around[0].end
+
 
 def plan_unmap(caller: Caller, address: int, length: int) -> Removal:
     """What vmar_unmap takes away. Rows 2 to 7; a refusal changes nothing."""

@@ -4,6 +4,7 @@ import pytest
 
 from capshm.model import zircon_constants as z
 from capshm.model.constants import PAGE
+from capshm.model.vmar_changing import plan_unmap
 from capshm.model.vmos import Vmo
 from tests.unit.vmar_scene import CAN_ALL, RW, RWX, RX, R, Zircon, refused
 
@@ -209,6 +210,14 @@ def test_unmapping_splits(tree: Tree) -> None:
     tree.unmap(vmar, base + PAGE)
     assert tree.permissions(base, 4) == ["rw/rwx", "-", "rw/rwx", "r/rwx"]
     assert [entry.offset for entry in tree.space.within(base, base + 4 * PAGE)] == [0, 2 * PAGE, 3 * PAGE]
+
+
+@pytest.mark.parametrize(("page", "pages", "expected"), [(0, 4, False), (0, 3, False), (1, 3, False), (1, 2, True)])
+def test_only_a_hole_needs_room(tree: Tree, page: int, pages: int, expected: bool) -> None:
+    """1.4/8: whoever has as many areas as there may be can still unmap, but for the middle of a mapping."""
+    address = tree.map(tree.root, RW, vmo=tree.vmo_handle, length=4 * PAGE)
+    caller = tree.caller(tree.root, 0, "vmar:1.4/1")
+    assert plan_unmap(caller, address + page * PAGE, pages * PAGE).is_splitting == expected
 
 
 # destroy

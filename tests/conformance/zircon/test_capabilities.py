@@ -4,6 +4,7 @@ After each call the witness has seen that tree, maps topic and Linux agree; here
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,29 @@ def test_a_vmo_ends_with_its_tags(machine: Machine) -> None:
     assert [each.tag_count for each in machine.objects()] == [1, 0]
     k.vmar_unmap(k.root, authority.address, PAGE)
     assert [each.tag_count for each in machine.objects()] == [0]
+
+
+WRITES: dict[str, Callable[[Calls, zx.Handle, Capability], object]] = {
+    "vmo_write": lambda k, vmo, c: zx.vmo_write(vmo, 0, zx.vmo_read(vmo, 0, PAGE)),
+    "process_write_memory": lambda k, vmo, c: zx.process_write_memory(k.me, c.address, c.read(0, PAGE)),
+    "ZERO": lambda k, vmo, c: k.vmar_op_range(k.root, zx.VMAR_OP_ZERO, c.address, PAGE),
+    "DECOMMIT": lambda k, vmo, c: zx.vmo_op_range(vmo, zx.VMO_OP_DECOMMIT, 0, PAGE),
+    "vmo_set_size": lambda k, vmo, c: [k.vmo_set_size(vmo, size) for size in (0, PAGE)],
+}
+
+
+@pytest.mark.parametrize("call", WRITES)
+@emulated()
+def test_what_calls_write_has_no_tags(machine: Machine, call: str) -> None:
+    """The tag goes, and does not come back when a raw write puts the bytes back that the capability had."""
+    k = Calls(machine)
+    vmo = zx.vmo_create(PAGE, zx.VMO_CAP | zx.VMO_RESIZABLE)
+    authority = zx.vmar_capability(k.root, k.map(k.root, options=RWC, vmo=vmo), PAGE)
+    authority.store_capability(0, authority)
+    bits = authority.read(0, 16)
+    WRITES[call](k, vmo, authority)
+    assert not authority.load_capability().tag
+    authority.view(0, 16, writable=True)[:] = bits
+    assert authority.load_capability() == authority.without_tag()
+    authority.store_capability(0, authority)
+    assert authority.load_capability().tag
