@@ -12,6 +12,7 @@ import pytest
 from capshm import Capability, Machine, PageViolation, Permissions, StoreTagViolation
 from capshm import zircon as zx
 from tests.conformance.zircon.support import CAN_ALL, CAN_CAP, PAGE, RC, RW, RWC, Calls, R, emulated, refused
+from tests.faults.machines import wait_until_alone
 from tests.faults.processes import ask_child
 
 DENIED = zx.ERR_ACCESS_DENIED
@@ -220,3 +221,17 @@ def test_what_calls_write_has_no_tags(machine: Machine, call: str) -> None:
     assert authority.load_capability() == authority.without_tag()
     authority.store_capability(0, authority)
     assert authority.load_capability().tag
+
+
+@emulated()
+def test_what_a_dead_process_leaves(machine: Machine) -> None:
+    """Capabilities in a VMO whose creator is gone are nobody's: its handle, sent before, maps data alone (F16, F17)."""
+    k = Calls(machine)
+    ours, theirs = zx.channel_create()
+    ask_child(lambda: zx.channel_write(theirs, b"", [zx.vmo_create(PAGE, zx.VMO_CAP)]))
+    _, (received,) = zx.channel_read(ours)
+    wait_until_alone(machine)
+    assert [each.owner for each in machine.objects()] == [None]
+    with refused("CAP/1", DENIED):
+        k.map(k.root, options=RWC, vmo=received)
+    assert k.current(k.map(k.root, options=RW, vmo=received)) == ["rw"]
