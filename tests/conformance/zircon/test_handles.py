@@ -21,6 +21,7 @@ from tests.conformance.zircon.support import (
     refused,
     streaming,
 )
+from tests.faults.machines import wait_until_alone
 from tests.faults.processes import Child, ask_child
 
 INVALID = zx.ERR_INVALID_ARGS
@@ -162,6 +163,7 @@ def test_a_stream_mapping_in_another_process(machine: Machine) -> None:
         return zx.probe_read(address), zx.probe_read(address + PAGE)
 
     assert ask_child(resize) == (zx.OK, zx.ERR_OUT_OF_RANGE)
+    wait_until_alone(machine)
     assert zx.vmo_get_stream_size(vmo) == PAGE - 1
     k.vmo_set_stream_size(vmo, 2 * PAGE)
     assert probes(address + PAGE) == WRITABLE
