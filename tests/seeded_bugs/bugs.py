@@ -494,7 +494,7 @@ BUGS = [
     Bug(
         "origin-of-the-storer",
         "who stores somebody else's value makes it its own: its origin's revocation passes it over",
-        (("line.h", "origin != 0 ? origin : region->own_origin", "(void)origin, region->own_origin"),),
+        (("line.h", "origin != 0 ? origin : region->own_origin", "region->own_origin + (origin & 0)"),),
         Node(f"{ORIGINS}::test_a_value_stored_again_by_somebody_else_is_still_the_first_ones"),
     ),
     Bug(
