@@ -64,4 +64,4 @@ lib: "Any" = _core.lib
 
 def layout() -> str:
     """What two processes must have in common to share memory."""
-    return f"{lib.capshm_gate_size()}-{lib.OBJECT_SIZE_MAX}-{lib.TWINS_OFFSET}"
+    return f"{lib.capshm_gate_size()}-{lib.capshm_records_size()}-{lib.OBJECT_SIZE_MAX}-{lib.ORIGINS_OFFSET}"

@@ -86,7 +86,10 @@ class Client:
         Refused: by a rule. BrokerGone. NotAttached: in a child that came without hooks, or is unattached. Nothing is
         changed after one of them.
         """
-        return self._attached().ask(do, descriptors=descriptors, **arguments)
+        attached = self._attached()
+        if refused := lib.capshm_take_refused_loads():
+            attached.ask("refused_loads", count=refused)  # so that it is in the audit before whatever follows from it
+        return attached.ask(do, descriptors=descriptors, **arguments)
 
     def _attached(self) -> Connection:
         if self._connection is None or (self._connection.is_open and not lib.capshm_is_attached()):

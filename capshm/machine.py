@@ -44,10 +44,18 @@ _CHOICES = {
     "leaks": ("ignore", "raise"),
 }
 
-_MISSING = {"stopper": ("signal",), "scope": ("machine",)}
+_MISSING = {"stopper": ("signal",)}
 """What has a name and nothing behind it yet: better refused than taken for something else."""
 
 _entered: Machine | None = None
+
+
+def choices(argument: str) -> list[str]:
+    """The names that an argument of `Machine` takes in this version. KeyError: its values are no names."""
+    installed = {"policy": policies.names, "revoker": revokers.names}
+    if argument in installed:
+        return installed[argument]()
+    return [name for name in _CHOICES[argument] if name not in _MISSING.get(argument, ())]
 
 
 class Machine:
@@ -55,16 +63,17 @@ class Machine:
 
     policy: "open", "cheribsd", "isolated", or the name of a plug-in (entry point group "capshm.policies"). revoker:
     "none", "stop-the-world", or the name of a plug-in (group "capshm.revokers"). stopper: how a revocation stops
-    processes: "gate", or "sigstop" (by SIGSTOP as well). scope: "vmspace": a revocation reaches what belongs to the
-    address space, and no O_SHARECAP object. isa: "v9" (a tagged store without StoreCap faults) or "rvy" (it strips).
-    vmar_errors: "kernel" or "rfc". arena_size: bytes of address space that each process reserves, a multiple of 256
-    KiB; the first machine of a process decides. stop_timeout: seconds that a revocation waits for processes. faults:
-    "raise", or "signal": an uncaught fault ends a forked process by the real signal. leaks: "raise": leaving raises
-    LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
-    (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading mappings back from /proc/PID/smaps,
-    work on stopped processes, debuggers, core files; and if the broker is killed, finding processes that were forked
-    without hooks. audit: path of a file to be made; None keeps the audit in memory. name: of the machine, as
-    `capshm.attach` takes it.
+    processes: "gate", or "sigstop" (by SIGSTOP as well). scope: "vmspace": as in CheriBSD, a revocation reaches what
+    belongs to the address space, and neither O_SHARECAP, anonymous shared and System V objects nor the copies that
+    others have loaded from them; "machine": it reaches them, by whose each capability is. isa: "v9" (a tagged store
+    without StoreCap faults) or "rvy" (it strips). vmar_errors: "kernel" or "rfc". arena_size: bytes of address space
+    that each process reserves, a multiple of 256 KiB; the first machine of a process decides. stop_timeout: seconds
+    that a revocation waits for processes. faults: "raise", or "signal": an uncaught fault ends a forked process by the
+    real signal. leaks: "raise": leaving raises LeakFound. hardened: other processes of the same user, root's excepted,
+    cannot look into broker and clients (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading
+    mappings back from /proc/PID/smaps, work on stopped processes, debuggers, core files; and if the broker is killed,
+    finding processes that were forked without hooks. audit: path of a file to be made; None keeps the audit in memory.
+    name: of the machine, as `capshm.attach` takes it.
 
     ValueError and TypeError: an argument is wrong. CapshmError: this process is in a machine already, the name is in
     use, or the broker could not start. Nothing is left then.
@@ -242,7 +251,10 @@ class Machine:
     def revoke(self) -> RevokeResult:
         """Open and close one epoch in every address space of the machine, in one pass.
 
-        Afterwards no process can use what its own address space had painted, in whatever place of its own it was kept.
+        Always machine-wide, whatever the scope: afterwards no process can use what an address space had painted of its
+        own, in whatever place of the machine it was kept, nor what belongs to one that is gone. Not reached: copies
+        that forks had made before; they are the children's own.
+
         epochs: of this process. Refused, RevocationIncomplete, BrokerGone: as of `cheribsd.cheri_revoke`.
         """
         from capshm.cheribsd.revoke import revoke_machine  # only here: attaching must stay cheap

@@ -56,7 +56,7 @@ static void fill(uint32_t into, struct slot slot, uint64_t length) {
     capability_set_bounds(&value, &tag, length);
     const uint32_t permissions = capability_permissions(value.metadata) & ~(uint32_t)PERMISSION_SW_VMEM;
     value.metadata = capability_with_permissions(value.metadata, permissions);
-    register_set(&register_file[into], value, tag);
+    register_set(&register_file[into], value, 0, tag);
     heap_bytes += slot.span->slot_size;
 }
 
@@ -96,12 +96,13 @@ enum status capshm_allocator_needed(uint64_t size, uint64_t *length) {
 
 /* What a span of the memory that `held` reaches over would be. False: it is not good for one. */
 static bool measure(const struct capability_register *held, uint64_t length, uint64_t *slot_size, uint64_t *count) {
+    if (!has_rights(held, PERMISSION_LOAD | PERMISSION_STORE) || !(held->rights & RIGHT_GRANULE) ||
+        held->base % PAGE_BYTES != 0 || held->length < LEAST_MEMORY || held->length < length)
+        return false;
     const bool is_mapping = length > SLOT_LARGEST_IN_CHUNK;
     *slot_size = is_mapping ? held->length : slot_size_for(length);
     *count = held->length / *slot_size;
-    return has_rights(held, PERMISSION_LOAD | PERMISSION_STORE) && (held->rights & RIGHT_GRANULE) &&
-           held->base % PAGE_BYTES == 0 && held->length >= LEAST_MEMORY && held->length >= length &&
-           *count < UINT32_MAX / 2;
+    return *count < UINT32_MAX / 2;
 }
 
 enum status capshm_allocator_add(uint32_t memory, uint64_t size, uint32_t into) {

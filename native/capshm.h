@@ -16,10 +16,12 @@
 #include "encoding.h"
 #include "fault.h"
 #include "gate.h"
+#include "origin.h"
 #include "page_table.h"
 #include "register_file.h"
 #include "revoke.h"
 #include "sideband.h"
+#include "stamps.h"
 #include "step.h"
 #include "sweep.h"
 
@@ -102,7 +104,8 @@ struct capshm_object_mapping {
     uint64_t length;
     uint64_t offset;       /* of its first byte in the object, whole pages */
     int32_t data;          /* descriptor; -1: private anonymous memory, and only the permissions matter */
-    int32_t tags; /* of tag lines and, from TWINS_OFFSET on, twins; -1: no capability permission, now or ever */
+    int32_t tags; /* of tag lines, from TWINS_OFFSET on twins, from ORIGINS_OFFSET on origins; -1: no capability
+                   * permission, now or ever */
     int32_t clear; /* of the clear map; -1: nobody can set a tag in this object (a file) */
     uint32_t object; /* its number */
     uint32_t permissions; /* PAGE_READ, PAGE_WRITE, PAGE_LOAD_CAP, PAGE_STORE_CAP, PAGE_EXECUTE */
@@ -116,6 +119,7 @@ enum {
     TWINS_OFFSET = 1 << 30, /* in the file of the tags: the tag lines of the largest object lie before */
 };
 #define OBJECT_SIZE_MAX (UINT64_C(64) << 30)
+#define ORIGINS_OFFSET (TWINS_OFFSET + OBJECT_SIZE_MAX)
 
 /* Maps it over whatever lies there. The descriptors may be closed right after. STATUS_NO_MEMORY: errno tells why, and
  * nothing has changed. */
@@ -206,6 +210,11 @@ bool capshm_is_painted(uint64_t address);
 enum status capshm_catch_up(void);
 /* What these sweeps have met since the last call. */
 void capshm_take_counts(struct revocation_counts *counts);
+/* How many loads of others' values have come out untagged since the last call, because this address space has had revoked
+ * what lay at their bases. */
+uint64_t capshm_take_refused_loads(void);
+/* stamp_at of stamps.h. */
+uint32_t capshm_stamp_at(const char *memory, uint32_t root, uint64_t granule);
 
 /* Gate and sweep --------------------------------------------------------------------------------------------------- */
 

@@ -1,13 +1,14 @@
 /* copy.c: copies that keep tags where they may.
  *
  * Like a memmove that is written with capability loads and stores: where source and destination are congruent modulo
- * 16, whole granules travel with their tags; the rest, and everything else, travels as bytes and arrives untagged.
+ * 16, whole granules travel with their tags and origins; the rest, and everything else, travels as bytes and arrives untagged.
  * Overlapping ranges of the same mapping come out as if the source had been copied away first. A tagged granule that
  * may not be stored faults as a store of it would, and what lies before it (behind it, in a copy that runs downwards)
  * is done.
  */
 #include "capshm.h"
 #include "checks.h"
+#include "origin.h"
 #include "private.h"
 #include "program.h"
 
@@ -85,6 +86,7 @@ static enum status copy_granules(const struct copy *copy, const struct piece *pi
     outcome->result = line_load(outcome->place, &values[0].value, sizeof values[0], &tagged);
     if (outcome->result != LINE_DONE)
         return STATUS_OK;
+    tagged = origin_admit(outcome->place.region, values, sizeof values[0], tagged);
     for (uint32_t i = 0; i < count; i++)
         values[i].rights = (tagged >> i & 1) ? RIGHT_TAG : 0;
     outcome->authority = copy->to;

@@ -1,5 +1,6 @@
 /* derive.c: deriving capabilities (cheribsd:5.2). It never faults: what is not allowed clears the tag. It runs inside
- * the gate, so that a revocation finds either the old register or the new one. */
+ * the gate, so that a revocation finds either the old register or the new one. What is derived has the origin of what it
+ * is derived from. */
 #include "capshm.h"
 #include "checks.h"
 
@@ -26,7 +27,7 @@ static enum status derive(uint32_t from, uint32_t authority, uint64_t operand, u
     } else {
         struct derived derived = {held->value, register_has_tag(held), operand, register_ready(authority)};
         apply(&derived);
-        register_set(&register_file[into], derived.value, derived.tag);
+        register_set(&register_file[into], derived.value, held->origin, derived.tag);
     }
     gate_leave();
     return status;

@@ -63,6 +63,7 @@ struct driver_counts {
     uint64_t refused;    /* calls and stores that the policy refused */
     uint64_t checksum;   /* of all that was served, or handed over, or taken in shared memory, modulo 2^64 */
     uint64_t forks;      /* processes that this one has made */
+    uint64_t passes;     /* revocations that this one has asked for, and that gave it memory to use again */
 };
 
 /* Fills an area with a graph; every answer's slot is left as it is, empty in new memory. */

@@ -7,6 +7,7 @@
  *     tag lines   one struct tag_line for each run of 64 granules (1 KiB of data): 1/64 of the object
  *     twins       one struct granule for each granule: the 16 bytes as they were last stored as a capability.
  *                 Sparse: only pages of twins whose granules once held a capability take memory.
+ *     origins     one number for each granule: whose capability it is (revoke.h). Sparse, too.
  *     clear map   one bit for each granule, a 64-bit word for each tag line; written by processes that have data
  *                 permission only, which may neither read nor write tag lines and twins.
  *
@@ -35,6 +36,17 @@ struct granule {
     uint64_t address;
     uint64_t metadata;
 };
+
+/* Where the core passes capabilities on, the number of their origin lies behind the 16 bytes: 0 if they are of this address
+ * space (revoke.h). */
+struct value {
+    struct granule granule;
+    uint32_t origin;
+};
+
+static inline uint32_t *granule_origin(const struct granule *value) {
+    return (uint32_t *)(value + 1);
+}
 
 /* tags: bit i is the tag of granule i of the run. Written only by the holder of the line's lock, by a thread that alone
  *       can reach the line, or by a sweep while the world is stopped.

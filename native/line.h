@@ -15,6 +15,21 @@ ALWAYS_INLINE bool line_is_alone(const struct region *region) {
     return !atomic_load_explicit(&region->is_locking, memory_order_relaxed);
 }
 
+/* Whether values of other address spaces may lie here. Whoever has seen a tag of one, or is the one to replace it, sees
+ * this: it is set before the first such value is stored (revoke.h). */
+ALWAYS_INLINE bool line_has_origins(const struct region *region) {
+    return atomic_load_explicit(&region->has_origins, memory_order_relaxed);
+}
+
+static inline uint32_t *line_origin_of(const struct region *region, uint64_t address) {
+    return (uint32_t *)(region->origins_origin + address / ORIGIN_UNIT);
+}
+
+/* (4), of an origin as it goes with values that are passed on. False: it faulted. */
+ALWAYS_INLINE bool line_store_origin(const struct region *region, uint64_t address, uint32_t origin) {
+    return program_store_origin(line_origin_of(region, address), origin != 0 ? origin : region->own_origin);
+}
+
 /* (6), for granules that are to be tagged. */
 ALWAYS_INLINE void line_reset_clear(const struct line_place *place, uint64_t tags) {
     if (unlikely(atomic_load_explicit(place->clear, memory_order_relaxed) & tags))
@@ -22,12 +37,14 @@ ALWAYS_INLINE void line_reset_clear(const struct line_place *place, uint64_t tag
     STEP(CLEAR_MAP_RESET);
 }
 
-/* Stores one value where one thread alone can reach the line. False: it faulted, and the granule is untagged.
+/* Stores one value, with its origin behind it, where one thread alone can reach the line. False: it faulted, and the granule is untagged.
  * The place is worked out piece by piece: kept whole, it would not fit into the registers that need not be saved. */
 ALWAYS_INLINE bool line_store_alone(struct region *region, uint64_t address, const struct granule *value, bool tag) {
     const uint64_t bit = (uint64_t)1 << (address >> GRANULE_SHIFT & (LINE_GRANULES - 1));
-    const bool is_stored = (!tag || likely(program_store(line_place_of(region, address, 1).twin, value))) &&
-                           likely(program_store((struct granule *)address, value));
+    const bool is_stored =
+        (!tag || (likely(program_store(line_place_of(region, address, 1).twin, value)) &&
+                  (likely(!line_has_origins(region)) || line_store_origin(region, address, *granule_origin(value))))) &&
+        likely(program_store((struct granule *)address, value));
     STEP(DATA_STORED);
     const struct line_place place = line_place_of(region, address, 1);
     if (tag)
@@ -40,8 +57,8 @@ ALWAYS_INLINE bool line_store_alone(struct region *region, uint64_t address, con
     return is_stored;
 }
 
-/* Loads one granule when nothing is out of the ordinary. False: held, changed, faulted, cleared, or a tag bit over a
- * twin that differs; nothing was done then. */
+/* Loads one granule when nothing is out of the ordinary. False: held, changed, faulted, cleared, a tag bit over a twin
+ * that differs, or somebody else's value; nothing was done then. */
 ALWAYS_INLINE bool line_load_quickly(const struct line_place *place, struct granule *value, bool *tag) {
     const uint64_t lock = atomic_load_explicit(&place->line->lock, memory_order_acquire); /* (1) */
     if (unlikely(lock & LOCK_SLOT))
@@ -55,6 +72,11 @@ ALWAYS_INLINE bool line_load_quickly(const struct line_place *place, struct gran
         if (unlikely(!program_load(place->twin, &twin)) ||
             unlikely((twin.address ^ value->address) | (twin.metadata ^ value->metadata)) ||
             unlikely(atomic_load_explicit(place->clear, memory_order_acquire) >> place->first & 1))
+            return false;
+        uint32_t origin = place->region->own_origin;
+        if (line_has_origins(place->region) &&
+            (unlikely(!program_load_origin(line_origin_of(place->region, (uint64_t)place->data), &origin)) ||
+             unlikely(origin != place->region->own_origin)))
             return false;
     }
     STEP(LOAD_COPIED);

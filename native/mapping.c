@@ -14,7 +14,7 @@
 #include "private.h"
 #include "process.h"
 
-enum { LINES_AREA, TWINS_AREA, CLEAR_AREA };
+enum { LINES_AREA, TWINS_AREA, ORIGINS_AREA, CLEAR_AREA };
 
 /* Sideband of offset .. offset + length of an object: the file's part that starts at start and has size bytes for each
  * unit of data. The address of the first byte that belongs to offset goes to *address. */
@@ -36,7 +36,7 @@ static bool map_sideband(const struct capshm_object_mapping *mapping, int descri
 
 /* The child of a fork must not even be able to read these. */
 static bool keep_from_children(const struct area *area) {
-    return madvise((void *)area->address, area->length, MADV_DONTFORK) == 0;
+    return area->length == 0 || madvise((void *)area->address, area->length, MADV_DONTFORK) == 0;
 }
 
 static bool map_sidebands(const struct capshm_object_mapping *mapping, struct region_place *place) {
@@ -51,8 +51,11 @@ static bool map_sidebands(const struct capshm_object_mapping *mapping, struct re
                         &areas[LINES_AREA], &place->lines) &&
            map_sideband(mapping, mapping->tags, TWINS_OFFSET, GRANULE_SIZE, GRANULE_SIZE, is_writable,
                         &areas[TWINS_AREA], &place->twins) &&
+           (address_space.origin == 0 || map_sideband(mapping, mapping->tags, ORIGINS_OFFSET, 1, ORIGIN_UNIT,
+                                                      is_writable, &areas[ORIGINS_AREA], &place->origins)) &&
            (!place->is_lost_at_fork ||
-            (keep_from_children(&areas[LINES_AREA]) && keep_from_children(&areas[TWINS_AREA])));
+            (keep_from_children(&areas[LINES_AREA]) && keep_from_children(&areas[TWINS_AREA]) &&
+             keep_from_children(&areas[ORIGINS_AREA])));
 }
 
 static void unmap_sidebands(const struct region_place *place) {
@@ -347,6 +350,7 @@ static void lose_tags(struct region *region) {
     region->is_lines_writable = false;
     region->areas[LINES_AREA].length = 0;
     region->areas[TWINS_AREA].length = 0;
+    region->areas[ORIGINS_AREA].length = 0;
     for (uint64_t page = region->base; page < region->base + region->length; page += PAGE_BYTES) {
         const uint64_t entry = page_table_look_up(page);
         if (page_table_region(entry) == region)
@@ -375,6 +379,8 @@ enum status capshm_lose_tags(uint64_t address, uint64_t length) {
             continue;
         munmap((void *)region->areas[LINES_AREA].address, region->areas[LINES_AREA].length);
         munmap((void *)region->areas[TWINS_AREA].address, region->areas[TWINS_AREA].length);
+        if (region->areas[ORIGINS_AREA].length != 0)
+            munmap((void *)region->areas[ORIGINS_AREA].address, region->areas[ORIGINS_AREA].length);
         lose_tags(region);
     }
     process_resume();

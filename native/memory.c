@@ -9,6 +9,7 @@
  */
 #include "capshm.h"
 #include "checks.h"
+#include "origin.h"
 #include "private.h"
 #include "process.h"
 
@@ -40,8 +41,9 @@ static enum status load_line(uint32_t authority, uint64_t address, uint64_t tota
         into[i].rights = 0; /* after a fault their values may be half of one thing and half of another */
     if (unlikely(result != LINE_DONE))
         return leave_unfinished(place, result, authority, address, waited);
+    tagged = origin_admit(place.region, into, sizeof *into, tagged);
     for (uint32_t i = 0; i < count; i++)
-        register_load(&into[i], into[i].value, tagged >> i & 1);
+        register_load(&into[i], into[i].value, into[i].origin, tagged >> i & 1);
     gate_leave();
     return STATUS_OK;
 }
@@ -91,7 +93,7 @@ ALWAYS_INLINE bool load_quickly(uint32_t authority, uint64_t offset, uint32_t in
         bool tag;
         is_done = line_load_quickly(&place, &value, &tag);
         if (likely(is_done))
-            register_load(&register_file[into], value, tag);
+            register_load(&register_file[into], value, 0, tag);
     }
 leave:
     gate_leave_slot(slot);
@@ -179,11 +181,13 @@ static __attribute__((noinline)) enum status store_carefully(uint32_t authority,
     return store_run(authority, address, value, 0, 1);
 }
 
-/* Others may reach the line too. */
+/* Others may reach the line too, or have values in it. */
 static __attribute__((noinline)) enum status store_shared(uint32_t authority, uint64_t address, uint32_t value,
                                                           struct gate_slot *slot, struct region *region) {
     const struct capability_register *const stored = &register_file[value];
-    const bool is_done = line_store_one(region, address, &stored->value, register_has_tag(stored));
+    const bool tag = register_has_tag(stored);
+    const bool is_done = line_is_alone(region) ? line_store_alone(region, address, &stored->value, tag)
+                                               : line_store_one(region, address, &stored->value, tag);
     gate_leave_slot(slot);
     return likely(is_done) ? STATUS_OK : store_run(authority, address, value, 0, 1);
 }
@@ -204,7 +208,7 @@ enum status capshm_store(uint32_t authority, uint64_t offset, uint32_t value) {
     if (unlikely((entry & needed) != needed))
         return store_carefully(authority, address, value, slot);
     struct region *const region = page_table_region(entry);
-    if (!line_is_alone(region))
+    if (!line_is_alone(region) || unlikely(line_has_origins(region)))
         return store_shared(authority, address, value, slot, region);
     const struct capability_register *const stored = &register_file[value];
     if (unlikely(!line_store_alone(region, address, &stored->value, register_has_tag(stored))))

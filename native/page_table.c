@@ -81,6 +81,9 @@ struct region *page_table_add_region(const struct region_place *place) {
         .lines_origin = place->lines - first * sizeof(struct tag_line),
         .twins_origin = place->twins - place->base,
         .clear_origin = place->clear - first * sizeof(uint64_t),
+        .origins_origin = place->origins - place->base / ORIGIN_UNIT,
+        .has_origins = place->origins != 0,
+        .own_origin = place->origins != 0 ? address_space.origin : 0,
         .target_origin = ((uint64_t)place->object << 40) + place->first_line + 1 - first,
         .is_locking = place->is_locking,
         .is_lines_writable = place->is_lines_writable,
@@ -95,6 +98,14 @@ struct region *page_table_add_region(const struct region_place *place) {
     };
     memcpy(region->areas, place->areas, sizeof region->areas);
     return region;
+}
+
+void page_table_set_origin(uint32_t origin) {
+    address_space.origin = origin;
+    for (uint32_t number = 1; number < address_space.region_count; number++) {
+        if (address_space.regions[number].own_origin != 0)
+            address_space.regions[number].own_origin = origin;
+    }
 }
 
 void page_table_drop_region(struct region *region) {

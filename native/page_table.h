@@ -43,7 +43,8 @@ enum {
     PAGE_PERMISSIONS = PAGE_READ | PAGE_WRITE | PAGE_LOAD_CAP | PAGE_STORE_CAP | PAGE_EXECUTE,
     PAGE_FLAGS = 0x7ff,
     REGIONS = 1 << 16,
-    REGION_AREAS = 3,
+    REGION_AREAS = 4,
+    ORIGIN_UNIT = GRANULE_SIZE / sizeof(uint32_t), /* bytes of data to a byte of origins */
     CHUNK_SHIFT = 21, /* a page of the table stands for so much memory */
 };
 
@@ -51,19 +52,23 @@ enum {
  *     line   lines_origin + (a >> 10) * sizeof(struct tag_line)
  *     twin   twins_origin + a
  *     clear  clear_origin + (a >> 10) * 8
+ *     origin origins_origin + a / ORIGIN_UNIT  (whose value it is: revoke.h)
  *     target target_origin + (a >> 10)       how a slot names the line (gate.h) */
 struct region {
     _Alignas(PAGE_FLAGS + 1) uint64_t lines_origin;
     uint64_t twins_origin;
     uint64_t clear_origin;
+    uint64_t origins_origin;
     uint64_t target_origin;
     _Atomic bool is_locking; /* false: one thread alone can reach the tag lines (sideband.h) */
-    bool is_lines_writable;  /* tag lines and twins may be written */
+    _Atomic bool has_origins; /* false: all values are of this address space (revoke.h) */
+    bool is_lines_writable;  /* tag lines, twins and origins may be written */
     bool is_private;         /* nobody else maps this memory: fork copies data and tags together */
     bool has_lines;          /* false: this mapping has no capability permission at all */
     bool has_clear_map;      /* false: no tag can be set in this memory by anybody (a file) */
     bool is_copied_on_write; /* MAP_PRIVATE of an object: pages leave the region when they are written */
     bool is_lost_at_fork;    /* a child finds no tag lines here, and no capability permission (cheribsd:F2) */
+    uint32_t own_origin;     /* what stands among the origins for this address space: 0 in private memory */
     uint32_t object;         /* names the object in slots: 24 bits, never reused within a gate; 0: region is free */
     uint64_t base;           /* first data address */
     uint64_t length;         /* in bytes, whole pages */
@@ -75,13 +80,15 @@ struct region {
     } areas[REGION_AREAS];   /* sideband memory that is unmapped with the region */
 };
 
-/* What it takes to fill one. lines, twins and clear are addresses; lines 0: no capability permission at all. */
+/* What it takes to fill one. lines, twins, clear and origins are addresses; lines 0: no capability permission at all;
+ * origins 0: no machine. */
 struct region_place {
     uint64_t base;
     uint64_t length;
     uint64_t lines;
     uint64_t twins;
     uint64_t clear;
+    uint64_t origins;
     uint64_t first_line;
     uint32_t object;
     bool is_lines_writable;
@@ -101,6 +108,7 @@ struct address_space {
     struct region *free_region;
     uint64_t arena_base;
     uint64_t arena_size;
+    uint32_t origin; /* this address space's number in its machine; 0: none */
 };
 
 extern struct address_space address_space __attribute__((visibility("hidden")));
@@ -167,6 +175,9 @@ void page_table_map(struct region *region, uint64_t address, uint64_t length, ui
 
 /* Gives one page another entry. A region that has no page left is free again, and its sideband is unmapped. */
 void page_table_set(uint64_t page, uint64_t entry);
+
+/* Gives the address space another number in its machine: before the first object is mapped, and in the child of a fork. */
+void page_table_set_origin(uint32_t origin);
 
 /* Gives a region back that has no page yet; its sideband stays. */
 void page_table_drop_region(struct region *region);

@@ -8,6 +8,7 @@
 
 #include "capshm.h"
 #include "checks.h"
+#include "origin.h"
 #include "process.h"
 #include "program.h"
 #include "revoke.h"
@@ -18,6 +19,7 @@ enum { PAGE_LINES = PAGE_BYTES / LINE_DATA_SIZE, PAGE_GRANULES = PAGE_BYTES / GR
  * not on the stack because a fault handler may have little of it. */
 static struct snapshot {
     struct granule data[PAGE_GRANULES];
+    uint32_t origins[PAGE_GRANULES];
     uint64_t tagged[PAGE_LINES];
 } snapshot;
 
@@ -25,8 +27,10 @@ static struct snapshot {
 struct stage {
     struct stage *next;
     uint64_t length; /* of the data, in bytes */
-    uint64_t passes; /* revocation.passes before the first page was taken */
+    uint64_t passes; /* revocation.passes and machine_passes before the first page was taken */
+    uint64_t machine_passes;
     uint64_t *tagged;
+    uint32_t *origins;
     char *data; /* NULL once it was adopted */
 };
 
@@ -34,7 +38,7 @@ static struct stage *stages; /* written with the lock of the process in hand */
 
 static uint64_t header_size(uint64_t length) {
     const uint64_t tags = (length >> LINE_DATA_SHIFT) * sizeof(uint64_t);
-    return (sizeof(struct stage) + tags + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
+    return (sizeof(struct stage) + tags + length / ORIGIN_UNIT + PAGE_BYTES - 1) & ~(uint64_t)(PAGE_BYTES - 1);
 }
 
 static void *map_private(size_t size) {
@@ -48,7 +52,8 @@ enum status private_initialize(void) {
     const uint64_t first = region->base >> LINE_DATA_SHIFT;
     const uint64_t count = region->length >> LINE_DATA_SHIFT;
     const uint64_t lines_size = count * sizeof(struct tag_line);
-    const uint64_t size = lines_size + region->length + count * sizeof(uint64_t);
+    const uint64_t clear_size = count * sizeof(uint64_t);
+    const uint64_t size = lines_size + region->length + clear_size + region->length / ORIGIN_UNIT;
     char *const memory = map_private(size);
     if (memory == MAP_FAILED)
         return STATUS_NO_MEMORY;
@@ -56,6 +61,8 @@ enum status private_initialize(void) {
     region->lines_origin = (uint64_t)memory - first * sizeof(struct tag_line);
     region->twins_origin = (uint64_t)memory + lines_size - region->base;
     region->clear_origin = (uint64_t)memory + lines_size + region->length - first * sizeof(uint64_t);
+    region->origins_origin = (uint64_t)memory + lines_size + region->length + clear_size - region->base / ORIGIN_UNIT;
+    region->has_origins = origins.has_foreign;
     region->target_origin = 1 - first;
     region->is_lines_writable = true;
     region->has_clear_map = true;
@@ -87,17 +94,25 @@ void private_forget(uint64_t address, uint64_t length) {
     forget_bytes(region->lines_origin + first * sizeof(struct tag_line), count * sizeof(struct tag_line));
     forget_bytes(region->clear_origin + first * sizeof(uint64_t), count * sizeof(uint64_t));
     forget_bytes(region->twins_origin + address, length);
+    if (region->has_origins)
+        forget_bytes(region->origins_origin + address / ORIGIN_UNIT, length / ORIGIN_UNIT);
 }
 
 /* Inside the gate. *place: the line that was held, or faulted. */
 static enum line_result take_snapshot(uint64_t page, struct line_place *place) {
+    static struct value values[LINE_GRANULES]; /* not on the stack, either */
     struct region *const region = page_table_region(page_table_look_up(page));
     for (uint32_t line = 0; line < PAGE_LINES; line++) {
         *place = line_place_of(region, page + line * LINE_DATA_SIZE, LINE_GRANULES);
-        const enum line_result result =
-            line_load(*place, &snapshot.data[line * LINE_GRANULES], sizeof(struct granule), &snapshot.tagged[line]);
+        uint64_t tagged;
+        const enum line_result result = line_load(*place, values, sizeof values[0], &tagged);
         if (result != LINE_DONE)
             return result;
+        snapshot.tagged[line] = origin_admit(region, values, sizeof values[0], tagged);
+        for (uint32_t i = 0; i < LINE_GRANULES; i++) {
+            snapshot.data[line * LINE_GRANULES + i] = values[i].granule;
+            snapshot.origins[line * LINE_GRANULES + i] = values[i].origin;
+        }
     }
     return LINE_DONE;
 }
@@ -115,13 +130,16 @@ static enum line_result take_snapshot_of_any(uint64_t page, struct line_place *p
 }
 
 /* Nobody else looks at these lines: the page does not belong to the region yet. */
-static void set_tags(const struct region *region, uint64_t page, const struct granule *data, const uint64_t *tagged) {
+static void set_tags(const struct region *region, uint64_t page, const struct granule *data, const uint32_t *origins,
+                     const uint64_t *tagged) {
     for (uint32_t line = 0; line < PAGE_LINES; line++) {
         const struct line_place place =
             line_place_of((struct region *)region, page + line * LINE_DATA_SIZE, LINE_GRANULES);
         for (uint64_t left = tagged[line]; left != 0; left &= left - 1) {
             const uint32_t i = (uint32_t)__builtin_ctzll(left);
             place.twin[i] = data[line * LINE_GRANULES + i];
+            if (line_has_origins(region))
+                line_store_origin(region, (uint64_t)&place.data[i], origins[line * LINE_GRANULES + i]);
         }
         /* Untouched lines stay untouched: they cost no memory. */
         if (atomic_load_explicit(place.clear, memory_order_relaxed) != 0)
@@ -168,7 +186,7 @@ static bool replace_page(uint64_t page) {
         errno = reason;
         return false;
     }
-    set_tags(page_table_private_region(), page, snapshot.data, snapshot.tagged);
+    set_tags(page_table_private_region(), page, snapshot.data, snapshot.origins, snapshot.tagged);
     page_table_set(page, entry);
     mark_dirty(page, snapshot.tagged);
     return true;
@@ -314,7 +332,7 @@ enum line_result private_copy_out(uint64_t address, uint64_t length, char *copy,
         if (!program_copy(copy + offset, snapshot.data, PAGE_BYTES))
             return LINE_FAULTED;
         if (region != NULL)
-            set_tags(region, address + offset, snapshot.data, snapshot.tagged);
+            set_tags(region, address + offset, snapshot.data, snapshot.origins, snapshot.tagged);
     }
     return LINE_DONE;
 }
@@ -332,6 +350,8 @@ static enum status stage_page(uint64_t page, struct stage *stage, uint64_t offse
                 memset(&snapshot, 0, sizeof snapshot);
             memcpy(stage->data + offset, snapshot.data, PAGE_BYTES);
             memcpy(stage->tagged + (offset >> LINE_DATA_SHIFT), snapshot.tagged, sizeof snapshot.tagged);
+            if (origins.has_foreign) /* else they are all 0 already */
+                memcpy(stage->origins + (offset >> GRANULE_SHIFT), snapshot.origins, sizeof snapshot.origins);
             leave_alone();
             return STATUS_OK;
         }
@@ -352,7 +372,15 @@ enum status capshm_stage(uint64_t address, uint64_t length, uint64_t *stage) {
     if (memory == MAP_FAILED)
         return STATUS_NO_MEMORY;
     struct stage *const made = (struct stage *)memory;
-    *made = (struct stage){NULL, length, revocation.passes, (uint64_t *)(made + 1), memory + header};
+    uint64_t *const tagged = (uint64_t *)(made + 1);
+    *made = (struct stage){
+        .length = length,
+        .passes = revocation.passes,
+        .machine_passes = origins.passes,
+        .tagged = tagged,
+        .origins = (uint32_t *)(tagged + (length >> LINE_DATA_SHIFT)),
+        .data = memory + header,
+    };
     for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES) {
         const enum status status = stage_page(address + offset, made, offset);
         if (status != STATUS_OK) {
@@ -388,7 +416,7 @@ static enum status adopt(struct stage *staged, uint64_t address, uint32_t permis
     private_forget(address, length);
     for (uint64_t offset = 0; offset < length; offset += PAGE_BYTES)
         set_tags(page_table_private_region(), address + offset, (const struct granule *)(staged->data + offset),
-                 staged->tagged + (offset >> LINE_DATA_SHIFT));
+                 staged->origins + (offset >> GRANULE_SHIFT), staged->tagged + (offset >> LINE_DATA_SHIFT));
     if (mprotect(staged->data, length, page_protection(permissions)) != 0 ||
         mremap(staged->data, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)address) == MAP_FAILED) {
         private_forget(address, length);
@@ -402,6 +430,8 @@ static enum status adopt(struct stage *staged, uint64_t address, uint32_t permis
         const struct line_place first = line_place_of(page_table_private_region(), address, 1);
         sweep(first.line, first.twin, length >> LINE_DATA_SHIFT, &revocation.shadow, SWEEP_AUTOMATIC, &counts);
     }
+    if (origins.has_foreign)
+        origin_sweep_memory(address, length, staged->machine_passes, &revocation.counts.tags);
     staged->data = NULL;
     return STATUS_OK;
 }

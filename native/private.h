@@ -1,8 +1,8 @@
 /* private.h: memory that is this process's own: private anonymous memory, and pages of objects that are mapped
  * MAP_PRIVATE, once they have been written.
  *
- * All of it belongs to one region. Its tag lines, twins and clear map are private memory, too, and lie at the same place
- * for the same address in the whole arena, so that a mapping costs nothing but its data and the kernel's copy-on-write
+ * All of it belongs to one region. Its tag lines, twins, clear map and origins are private memory, too, and lie at the same
+ * place for the same address in the whole arena, so that a mapping costs nothing but its data and the kernel's copy-on-write
  * copies data and tags at a fork without anybody's help.
  *
  * MAP_PRIVATE of an object. A page is private as a whole or not at all. Until its first write it belongs to a region of

@@ -84,6 +84,24 @@ bool program_store(struct granule *to, const struct granule *from) {
     return true;
 }
 
+bool program_load_origin(const uint32_t *from, uint32_t *to) {
+    if (sigsetjmp(recovery, 0) != 0)
+        return false;
+    is_armed = 1;
+    *to = __atomic_load_n(from, __ATOMIC_ACQUIRE);
+    is_armed = 0;
+    return true;
+}
+
+bool program_store_origin(uint32_t *to, uint32_t from) {
+    if (sigsetjmp(recovery, 0) != 0)
+        return false;
+    is_armed = 1;
+    __atomic_store_n(to, from, __ATOMIC_RELEASE);
+    is_armed = 0;
+    return true;
+}
+
 bool program_copy(void *to, const void *from, size_t length) {
     if (sigsetjmp(recovery, 0) != 0)
         return false;

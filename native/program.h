@@ -80,10 +80,36 @@ faulted:
     return false;
 }
 
+static inline bool program_load_origin(const uint32_t *from, uint32_t *to) {
+    uint32_t value;
+    __asm__ goto volatile("1: movl %[origin], %[value]\n" PROGRAM_FIXUP("1b", "%l[faulted]")
+                          : [value] "=r"(value)
+                          : [origin] "m"(*from)
+                          : "memory"
+                          : faulted);
+    *to = value;
+    return true;
+faulted:
+    return false;
+}
+
+static inline bool program_store_origin(uint32_t *to, uint32_t from) {
+    __asm__ goto volatile("1: movl %[value], %[origin]\n" PROGRAM_FIXUP("1b", "%l[faulted]")
+                          :
+                          : [origin] "m"(*to), [value] "r"(from)
+                          : "memory"
+                          : faulted);
+    return true;
+faulted:
+    return false;
+}
+
 #else
 
 bool program_load(const struct granule *from, struct granule *to);
 bool program_store(struct granule *to, const struct granule *from);
+bool program_load_origin(const uint32_t *from, uint32_t *to);
+bool program_store_origin(uint32_t *to, uint32_t from);
 
 #endif
 

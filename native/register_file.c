@@ -36,7 +36,7 @@ static unsigned size_of(uint32_t count) {
 
 /* A free window's first register names the next free window of its size. */
 static uint64_t *next_free_of(uint32_t number) {
-    return &register_file[number].origin;
+    return &register_file[number].base;
 }
 
 enum status register_file_reserve(uint32_t count, uint32_t *first) {
@@ -78,6 +78,16 @@ void register_file_forget(void) {
     for (uint32_t number = 1; number < next_never_used; number++) {
         if (register_file[number].rights & RIGHT_TAG)
             register_file[number].rights &= ~(uint32_t)RIGHT_TAG;
+    }
+}
+
+void register_file_sweep_by(bool (*is_revoked)(const struct capability_register *), struct sweep_counts *counts) {
+    for (uint32_t number = 1; number < next_never_used; number++) {
+        struct capability_register *const candidate = &register_file[number];
+        if ((candidate->rights & RIGHT_TAG) && is_revoked(candidate)) {
+            candidate->rights &= ~(uint32_t)RIGHT_TAG;
+            counts->cleared++;
+        }
     }
 }
 

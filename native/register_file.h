@@ -31,15 +31,17 @@ enum {
 
 struct capability_register {
     struct granule value;
+    uint32_t origin; /* of the address space that the value belongs to (revoke.h); 0: this one */
+    uint32_t rights; /* RIGHT_LIVE, RIGHT_TAG; RIGHT_DECODED and with it RIGHT_UNSEALED, RIGHT_GRANULE, permissions */
     uint64_t base;
     uint64_t length; /* top - base; 2^64 - 1 also for 2^64: no access reaches the last byte of the address space */
-    uint64_t origin; /* serial of the vmspace that the value belongs to; 0: this one, as yet always */
     uint64_t last_granule; /* length - 16 */
-    uint32_t rights; /* RIGHT_LIVE, RIGHT_TAG; RIGHT_DECODED and with it RIGHT_UNSEALED, RIGHT_GRANULE, permissions */
-    uint32_t unused[3];
+    uint64_t unused[2];
 };
 
 _Static_assert(sizeof(struct capability_register) == 64, "a register is a cache line");
+_Static_assert(offsetof(struct capability_register, origin) == sizeof(struct granule),
+               "as of values that are passed on");
 
 extern struct capability_register *register_file __attribute__((visibility("hidden")));
 
@@ -59,6 +61,9 @@ void register_file_forget(void);
 /* Clears the tag of every register that the shadow revokes. */
 void register_file_sweep(const struct shadow *shadow, struct sweep_counts *counts);
 
+/* Clears the tag of every register of which this is true. */
+void register_file_sweep_by(bool (*is_revoked)(const struct capability_register *), struct sweep_counts *counts);
+
 /* True if all of first .. first + count - 1 are numbers of registers. */
 static inline bool register_is_valid(uint32_t first, uint32_t count) {
     return (uint64_t)first + count <= REGISTER_COUNT;
@@ -69,9 +74,9 @@ static inline bool register_has_tag(const struct capability_register *held) {
 }
 
 /* Fills a register with what was loaded. */
-static inline void register_load(struct capability_register *into, struct granule value, bool tag) {
+static inline void register_load(struct capability_register *into, struct granule value, uint32_t origin, bool tag) {
     into->value = value;
-    into->origin = 0;
+    into->origin = origin;
     into->rights = RIGHT_LIVE | (tag ? (uint32_t)RIGHT_TAG : 0);
 }
 
@@ -93,8 +98,8 @@ static inline void register_decode(struct capability_register *held) {
     __atomic_store_n(&held->rights, rights, __ATOMIC_RELEASE);
 }
 
-static inline void register_set(struct capability_register *into, struct granule value, bool tag) {
-    register_load(into, value, tag);
+static inline void register_set(struct capability_register *into, struct granule value, uint32_t origin, bool tag) {
+    register_load(into, value, origin, tag);
     register_decode(into);
 }
 

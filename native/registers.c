@@ -24,7 +24,7 @@ enum status capshm_make(uint32_t into, uint64_t address, uint64_t metadata, bool
     const enum status entered = process_enter();
     if (entered != STATUS_OK)
         return refuse(entered, into, address);
-    register_set(&register_file[into], (struct granule){address, metadata}, tag);
+    register_set(&register_file[into], (struct granule){address, metadata}, 0, tag);
     gate_leave();
     return STATUS_OK;
 }

@@ -10,8 +10,10 @@
 #include "capshm.h"
 #include "checks.h"
 #include "clock.h"
+#include "origin.h"
 #include "private.h"
 #include "process.h"
+#include "stamps.h"
 
 enum { CHUNK_PAGES = 1 << (CHUNK_SHIFT - PAGE_SHIFT), PAGE_LINES = PAGE_BYTES / LINE_DATA_SIZE };
 
@@ -46,18 +48,25 @@ bool revocation_begin(const struct gate *gate, bool is_shared) {
         .bits = bits,
         .epoch = atomic_load(&gate->epoch), /* there is nothing to sweep yet */
     };
+    origins = (struct origins){.passes = 0};
+    page_table_private_region()->has_origins = false;
     return true;
 }
 
 void revocation_end(void) {
     munmap(revocation.bits, shadow_size());
     if (revocation.records != NULL)
-        munmap((void *)revocation.records, REVOCATION_RECORDS * sizeof(struct revocation_record));
+        munmap((void *)revocation.records, capshm_records_size());
+    page_table_set_origin(0);
     revocation = (struct revocation){.bits = NULL};
 }
 
 size_t capshm_records_size(void) {
-    return REVOCATION_RECORDS * sizeof(struct revocation_record);
+    return (size_t)STAMP_BLOCKS * STAMP_BLOCK;
+}
+
+static const struct revocation_record *records_of_machine(void) {
+    return &revocation.records[0];
 }
 
 /* With the lock in hand. */
@@ -66,12 +75,15 @@ static enum status join_records(int descriptor, uint32_t number) {
     if (number == 0 || number >= REVOCATION_RECORDS || fstat(descriptor, &status) != 0 ||
         (uint64_t)status.st_size < capshm_records_size() || revocation.records != NULL)
         return STATUS_INVALID;
-    void *const records = mmap(NULL, capshm_records_size(), PROT_READ, MAP_SHARED, descriptor, 0);
+    void *const records = mmap(NULL, capshm_records_size(), PROT_READ, MAP_SHARED | MAP_NORESERVE, descriptor, 0);
     if (records == MAP_FAILED)
         return STATUS_NO_MEMORY;
+    madvise(records, capshm_records_size(), MADV_DONTDUMP); /* failing costs only disk */
     revocation.records = records;
     revocation.record = &revocation.records[number];
     revocation.passes = atomic_load(&revocation.record->passes);
+    origins.passes = atomic_load(&records_of_machine()->passes);
+    page_table_set_origin(atomic_load(&revocation.record->origin));
     return STATUS_OK;
 }
 
@@ -166,7 +178,8 @@ bool capshm_is_painted(uint64_t address) {
 
 bool revocation_is_due(const struct gate *gate) {
     if (revocation.record != NULL)
-        return atomic_load(&revocation.record->passes) != revocation.passes;
+        return atomic_load(&revocation.record->passes) != revocation.passes ||
+               atomic_load(&records_of_machine()->passes) != origins.passes;
     return atomic_load(&gate->epoch) != revocation.epoch;
 }
 
@@ -226,14 +239,8 @@ static void sweep_private_memory(void) {
     }
 }
 
-enum status revocation_sweep(const struct gate *gate, struct line_place *held, uint64_t *lock) {
-    if (revocation.record == NULL) { /* whoever has closed the gate sweeps memory as well */
-        revocation.epoch = atomic_load(&gate->epoch);
-        register_file_sweep(&revocation.shadow, &revocation.counts.tags);
-        return STATUS_OK;
-    }
-    const uint64_t begin = clock_now();
-    const uint64_t passes = atomic_load(&revocation.record->passes);
+/* What this address space has had revoked. */
+static enum status sweep_own(uint64_t passes, struct line_place *held, uint64_t *lock) {
     const bool is_leaving = atomic_load(&revocation.record->leaving_pass) > revocation.passes;
     revocation.shadow.leaving = is_leaving ? atomic_load(&revocation.record->leaving) : 0;
     revocation.shadow.leaving_limit = is_leaving ? atomic_load(&revocation.record->leaving_limit) : 0;
@@ -245,8 +252,28 @@ enum status revocation_sweep(const struct gate *gate, struct line_place *held, u
     register_file_sweep(&revocation.shadow, &revocation.counts.tags);
     sweep_private_memory();
     revocation.passes = passes;
-    revocation.counts.nanoseconds += clock_now() - begin;
     return STATUS_OK;
+}
+
+enum status revocation_sweep(const struct gate *gate, struct line_place *held, uint64_t *lock) {
+    if (revocation.record == NULL) { /* whoever has closed the gate sweeps memory as well */
+        revocation.epoch = atomic_load(&gate->epoch);
+        register_file_sweep(&revocation.shadow, &revocation.counts.tags);
+        return STATUS_OK;
+    }
+    const uint64_t begin = clock_now();
+    const uint64_t passes = atomic_load(&revocation.record->passes);
+    const uint64_t passes_of_machine = atomic_load(&records_of_machine()->passes);
+    enum status status = STATUS_OK;
+    if (passes != revocation.passes)
+        status = sweep_own(passes, held, lock);
+    if (status == STATUS_OK && passes_of_machine != origins.passes) {
+        if (origins.has_foreign)
+            origin_sweep(&revocation.counts.tags);
+        origins.passes = passes_of_machine;
+    }
+    revocation.counts.nanoseconds += clock_now() - begin;
+    return status;
 }
 
 enum status capshm_catch_up(void) {
@@ -302,6 +329,8 @@ enum status revocation_fork_in_child(void) {
     if (child.record == 0 || child.record >= REVOCATION_RECORDS)
         return STATUS_NO_MEMORY;
     revocation.record = &revocation.records[child.record];
+    page_table_set_origin(atomic_load(&revocation.record->origin));
+    origins.refused_loads = 0;
     revocation.passes = passes_of_child;
     revocation.counts = (struct revocation_counts){.pages = 0};
     return child.shadow < 0 ? STATUS_OK : join_shadow(child.shadow);

@@ -28,6 +28,8 @@
  * between `before` and the fork itself, when no thread can paint, and only if there is any. The child counts passes from
  * there on.
  *
+ * A pass may be made machine-wide: then it also reaches what its members have let others have (origin.h).
+ *
  * Pages of MAP_PRIVATE objects that were never written show the object's tags. Those of its own objects the broker has
  * taken; where the object is another's, it keeps them, and the page becomes this process's own first (private.h).
  */
@@ -38,7 +40,7 @@
 #include "gate.h"
 #include "sweep.h"
 
-enum { REVOCATION_RECORDS = 1 << 16 }; /* as many as the gate has slots; record 0 is nobody's */
+enum { REVOCATION_RECORDS = 1 << 16 }; /* as many as the gate has slots; record 0 is the machine's (origin.h) */
 
 /* What the broker says about one address space; the process can only read it. */
 struct revocation_record {
@@ -48,27 +50,32 @@ struct revocation_record {
     _Atomic uint64_t leaving; /* the reservation that left quarantine last */
     _Atomic uint64_t leaving_limit;
     _Atomic uint64_t leaving_pass; /* in which of them */
+    _Atomic uint32_t origin; /* its number (origin.h); 0: there is no such address space */
+    _Atomic uint32_t painted_stamps; /* roots (stamps.h): of what it had painted, and of what has left its quarantine */
+    _Atomic uint32_t left_stamps;
 };
+
+_Static_assert(sizeof(struct revocation_record) == 64, "a record is a cache line");
 
 /* What sweeps of one's own have met since the counts were taken last. */
 struct revocation_counts {
     struct sweep_counts tags;
-    uint64_t pages;           /* of private memory whose tags were looked at */
+    uint64_t pages; /* of private memory whose tags were looked at */
     uint64_t pages_read_only; /* those of objects, seen through MAP_PRIVATE */
-    uint64_t pages_skipped;   /* in the same 2 MiB as others, but clean */
-    uint64_t pages_cleaned;   /* found without tags for the second time */
+    uint64_t pages_skipped; /* in the same 2 MiB as others, but clean */
+    uint64_t pages_cleaned; /* found without tags for the second time */
     uint64_t nanoseconds;
 };
 
 /* The shadow and the record of this process; with no machine a shadow alone, that all processes of the gate share. */
 struct revocation {
     struct shadow shadow;
-    uint64_t *bits;                           /* the shadow's, to paint */
-    _Atomic int64_t painted;                  /* granules */
-    const struct revocation_record *records;  /* NULL: no machine */
-    const struct revocation_record *record;   /* NULL: no machine, or none yet */
-    uint64_t passes;                          /* swept for */
-    uint64_t epoch;                           /* of the gate, where there is no machine: swept for */
+    uint64_t *bits; /* the shadow's, to paint */
+    _Atomic int64_t painted; /* granules */
+    const struct revocation_record *records; /* NULL: no machine */
+    const struct revocation_record *record; /* NULL: no machine, or none yet */
+    uint64_t passes; /* swept for */
+    uint64_t epoch; /* of the gate, where there is no machine: swept for */
     struct revocation_counts counts;
 };
 

@@ -74,7 +74,10 @@ ALWAYS_INLINE enum line_result store_locked(const struct line_place *place, cons
     uint32_t i;
     for (i = 0; i < place->count; i++) {
         const struct granule *const value = (const struct granule *)(values + i * stride);
-        if ((tagged >> i & 1) && unlikely(!program_store(&place->twin[i], value))) /* (4) */
+        if ((tagged >> i & 1) &&
+            unlikely(!program_store(&place->twin[i], value) ||
+                     (line_has_origins(place->region) &&
+                      !line_store_origin(place->region, (uint64_t)&place->data[i], *granule_origin(value))))) /* (4) */
             break;
         STEP(TWIN_STORED);
         if (unlikely(!program_store(&place->data[i], value))) /* (5) */
@@ -143,6 +146,15 @@ ALWAYS_INLINE bool line_is_held(const struct line_place *place, uint64_t lock) {
     return dead_lock.line != place->line || dead_lock.lock != lock;
 }
 
+/* Of granule i, as it goes with values that are passed on. */
+ALWAYS_INLINE bool load_origin(const struct line_place *place, uint32_t i, uint32_t *origin) {
+    if (unlikely(!program_load_origin(line_origin_of(place->region, (uint64_t)&place->data[i]), origin)))
+        return false;
+    if (*origin == place->region->own_origin)
+        *origin = 0;
+    return true;
+}
+
 enum line_attempt { ATTEMPT_DONE, ATTEMPT_CHANGED, ATTEMPT_HELD, ATTEMPT_FAULTED };
 
 /* One turn of the sequence lock. */
@@ -161,12 +173,15 @@ ALWAYS_INLINE enum line_attempt line_load_once(const struct line_place *place, c
         struct granule *const data = (struct granule *)(values + i * stride);
         if (unlikely(!program_load(&place->data[i], data)))
             return ATTEMPT_FAULTED;
+        *granule_origin(data) = 0;
         if (candidates >> i & 1) {
             struct granule twin;
             if (unlikely(!program_load(&place->twin[i], &twin)))
                 return ATTEMPT_FAULTED;
             const bool differs = ((data->address ^ twin.address) | (data->metadata ^ twin.metadata)) != 0;
             differing |= (uint64_t)differs << i;
+            if (line_has_origins(place->region) && unlikely(!load_origin(place, i, granule_origin(data))))
+                return ATTEMPT_FAULTED;
         }
     }
     STEP(LOAD_COPIED);
@@ -198,8 +213,10 @@ ALWAYS_INLINE enum line_result line_load_one(const struct line_place *place, str
 
 static enum line_result load_untagged(struct line_place place, char *values, size_t stride) {
     for (uint32_t i = 0; i < place.count; i++) {
-        if (!program_load(&place.data[i], (struct granule *)(values + i * stride)))
+        struct granule *const value = (struct granule *)(values + i * stride);
+        if (!program_load(&place.data[i], value))
             return LINE_FAULTED;
+        *granule_origin(value) = 0;
     }
     return LINE_DONE;
 }

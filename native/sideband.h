@@ -17,7 +17,7 @@
  *     (1) slot.target = line          so that a death leaves a trace of the lock
  *     (2) lock: free -> mine          acquire; while held nobody else writes tags, twins or clear bits of this line
  *     (3) tags &= ~mask               no authority is left in what is about to change
- *     (4) twin, (5) data              of each granule; the twin of an untagged value is left as it is
+ *     (4) twin, origin; (5) data      of each granule; those of an untagged value are left as they are
  *     (6) clear &= ~mask              only bits that are set: usually none, and the line stays shared
  *     (7) tags |= tagged              one store for all of them
  *     (8) lock: mine -> free, version + 1 (release)
@@ -41,12 +41,17 @@
  *
  * Load
  *     (1) lock (acquire); held for this granule or for several: wait
- *     (2) tags, data, twin, clear     data and twin in halves; acquire
+ *     (2) tags, data, twin, clear, origin     data and twin in halves; acquire
  *     (3) lock again; changed: start again
  * The two readings of the lock word make it a sequence lock: everything between them belongs together, so halves do no
  * harm. If the holder of another granule is at work the load goes on, since a lock that stays the same for the whole
  * load has changed nothing here. Readers do not write: a process that may not write the sideband reads through the lock
  * of a dead holder, whose tags are true.
+ *
+ * The origin (revoke.h) lies between the same two stores as the twin: it is written after (3), when no tag stands over the
+ * granule, and before (7), when one does again. So whoever sees the tag in (2), and the same lock word around it, has read
+ * the origin that was stored with it; and a death leaves either a tag with its own origin, or none. Where `has_origins` is
+ * false nobody reads it.
  *
  * Data write (a store of plain bytes through capshm): clear the tags of all granules it touches, then write the bytes.
  * Where the tags are clear already no lock is taken: a capability store that comes between is simply the later or the
@@ -109,16 +114,18 @@ enum line_result {
     LINE_FAULTED, /* the data could not be touched (program_fault); lock released, granules untagged */
 };
 
-/* Stores count values, stride bytes apart (0: the same for all); bit i of tagged is the tag of value i.
+/* Stores count values, each with its origin behind it, stride bytes apart (0: the same for all); bit i of tagged is the
+ * tag of value i.
  * Requires a region whose lines are writable. *done: how many were stored, all of them unless it faulted. */
 enum line_result line_store(struct line_place place, const char *values, size_t stride, uint64_t tagged,
                             uint32_t *done);
 
-/* Stores one value where others may reach the line too. False: the line was held, or it faulted; then the granule is
+/* Stores one value, with its origin behind it, where others may reach the line too. False: the line was held, or it faulted; then the granule is
  * untagged. */
 bool line_store_one(struct region *region, uint64_t address, const struct granule *value, bool tag);
 
-/* Loads count granules into values, stride bytes apart, and their tags. With no lines all are untagged. */
+/* Loads count granules into values, their origins behind them, stride bytes apart, and their tags. With no lines all are
+ * untagged. Whose values may be used is for the caller to ask (revoke.h). */
 enum line_result line_load(struct line_place place, void *values, size_t stride, uint64_t *tagged);
 
 /* Clears the tag of granule i if its twin still differs from its data. Somebody who may write the line has met one. */

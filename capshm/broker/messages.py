@@ -194,6 +194,12 @@ class GetShadow(Message, frozen=True, tag="get_shadow"):
     has_shadow: bool = False
 
 
+class RefusedLoads(Message, frozen=True, tag="refused_loads"):
+    """So many loads have come out untagged since the last such message (cheribsd:2.6)."""
+
+    count: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class Processes(Message, frozen=True, tag="processes"):
     """All processes of the machine."""
 
@@ -248,6 +254,7 @@ Request: TypeAlias = (
     | Revoke
     | RevokeAll
     | GetShadow
+    | RefusedLoads
     | Processes
     | Objects
     | Mappings

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Part:
-    """One address space's. record: its number; shadow: None until something may be painted."""
+    """One address space's.
+
+    record: its number. shadow: None until something may be painted. parent: of one that is still being forked.
+    """
 
     clock: Revocation
     record: int
     knobs: Knobs
     shadow: Shadow | None = None
+    parent: Part | None = None
 
     def make_shadow(self, space: AddressSpace) -> Shadow:
         """The shadow, made now if there is none yet."""
@@ -47,7 +51,7 @@ class Parts:
     def fork(self, parent: Part, space: AddressSpace) -> Part:
         """For a child with this address space (F24). If its parent may paint, it has a shadow of its own."""
         clock = parent.clock.copy()
-        part = Part(clock, self.records.take(clock.epochs), parent.knobs)
+        part = Part(clock, self.records.take(clock.epochs, parent.record), parent.knobs, parent=parent)
         if parent.shadow is not None:
             try:
                 part.make_shadow(space)

@@ -4,7 +4,7 @@ Order of a pass that closes an epoch, by the revoker `stop-the-world`:
 
     (1) the model opens the epoch, unless it is open          a death of anybody from here on leaves it open
     (2) the stopper closes the gate                           Incomplete: it is open again, the epoch stays open
-    (3) sidebands of the address space's objects are swept    tags that are gone stay gone, rightly
+    (3) sidebands of objects are swept                        tags that are gone stay gone, rightly
     (4) the record counts one more pass                       from here on its process sweeps its own (native/revoke.h)
     (5) the gate opens
     (6) the model closes the epoch, releases the reservation, and the record shows the clock
@@ -12,6 +12,11 @@ Order of a pass that closes an epoch, by the revoker `stop-the-world`:
 The asker may die at any time: the pass goes on. If the broker dies with the gate closed, it stays closed, and every
 operation raises BrokerGone; before (2) and after (5) only requests do. Nothing is freed by either: `dequeue` moves at
 (6).
+
+In a machine of scope "vmspace" cheri_revoke sweeps what belongs to the address space, by its shadow. That is CheriBSD's
+hole: what others have got through O_SHARECAP, anonymous shared and System V objects stays there (J4). With scope
+"machine", and by Machine.revoke in every machine, (3) is machine-wide: all objects are swept, by the origins of what
+they hold, and (4) reaches the copies of every process (native/origin.h).
 
 Who is asked by ASYNC answers first and makes the pass afterwards, before it takes up another request.
 """
@@ -46,34 +51,72 @@ class Found:
     found: int = 0
     cleared: int = 0
 
+    def add(self, counts: CData) -> None:
+        """What one sweep has met."""
+        self.lines += counts.lines
+        self.found += counts.found
+        self.cleared += counts.cleared
+
 
 @dataclass(slots=True)
 class Pass:
-    """Some address spaces in one pass; a `World` for revokers. leaving: what leaves quarantine, if it is only one."""
+    """Some address spaces in one pass; a `World` for revokers. leaving: what leaves quarantine, if it is only one.
+
+    number: of a machine-wide pass.
+    """
 
     state: State
     members: list[Member]
     leaving: tuple[int, int] | None = None
+    is_machine_wide: bool = False
     found: Found = field(default_factory=Found)
+    _number: int = 0
 
     def stopped(self) -> AbstractContextManager[None]:
         """By the machine's stopper. Incomplete."""
         return self.state.stopper.stopped()
 
     def sweep_objects(self) -> None:
-        """Rows J1, J4, J5: what the address spaces own, wherever it is."""
-        shadows = {
+        """Rows J1, J4, J5: what the address spaces own, wherever it is; machine-wide, what is theirs in all objects."""
+        if self.is_machine_wide:
+            self._stamp()
+        shadows = self._shadows()
+        for memory in self.state.objects:
+            sideband = self.state.segments.made_sideband(memory.id)
+            if sideband is None:
+                continue
+            if memory.owner in shadows:
+                sweep_sideband(sideband, shadows[memory.owner], self.found)
+            if self.is_machine_wide:
+                self._sweep_by_origin(sideband, shadows)
+
+    def _shadows(self) -> dict[int, CData]:
+        return {
             member.serial: member.part.make_shadow(member.space).as_native(self.leaving)
             for member in self.members
             if member.part.shadow is not None or self.leaving is not None  # else nothing was ever painted
         }
-        for memory in self.state.objects:
-            sideband = self.state.segments.made_sideband(memory.id)
-            if memory.owner in shadows and sideband is not None:
-                sweep_sideband(sideband, shadows[memory.owner], self.found)
+
+    def _stamp(self) -> None:
+        """A child that is being forked has its parent's memory, or is about to."""
+        records = self.state.parts.records
+        self._number = records.begin_machine_pass()
+        for member in self.members:
+            part = member.part
+            forked = [other.part for other in self.state.members.values() if other.part.parent is part]
+            for each in (part, *forked):
+                records.stamp(each.record, part.shadow, self.leaving, self._number)
+
+    def _sweep_by_origin(self, sideband: Sideband, shadows: dict[int, CData]) -> None:
+        by_record = ffi.new("struct shadow *[]", lib.REVOCATION_RECORDS)
+        for member in self.members:
+            by_record[member.part.record] = shadows.get(member.serial, ffi.NULL)
+        sweep_by_origin(sideband, self.state.parts.records.native, by_record, self.found)
 
     def leave_private(self) -> None:
         """See native/revoke.h."""
+        if self.is_machine_wide:
+            self.state.parts.records.count_machine_pass(self._number)
         for member in self.members:
             self.state.parts.records.add_pass(member.part.record, self.leaving)
 
@@ -81,24 +124,39 @@ class Pass:
 def sweep_sideband(sideband: Sideband, shadow: CData, found: Found) -> None:
     """Take the tags that the shadow revokes. The machine is stopped."""
     counts = ffi.new("struct sweep_counts *")
+    for lines, count, twins, _ in _tagged_parts(sideband):
+        lib.sweep(lines, twins, count, shadow, lib.SWEEP_AUTOMATIC, counts)
+    found.add(counts)
+
+
+def sweep_by_origin(sideband: Sideband, records: CData, shadows: CData, found: Found) -> None:
+    """Take the tags of what its origin's shadow revokes, or whose origin is gone. The machine is stopped.
+
+    shadows: by the numbers of the records.
+    """
+    counts = ffi.new("struct sweep_counts *")
+    for lines, count, twins, origins in _tagged_parts(sideband):
+        lib.sweep_by_origin(lines, twins, origins, count, records, shadows, counts)
+    found.add(counts)
+
+
+def _tagged_parts(sideband: Sideband) -> Iterator[tuple[CData, int, CData, CData]]:
+    """Tag lines that were ever written, how many, and their twins and origins."""
     for start, end in written(sideband.tags, lib.TWINS_OFFSET):
         count = (end - start) // ffi.sizeof("struct tag_line")
-        twins_start = lib.TWINS_OFFSET + start // ffi.sizeof("struct tag_line") * lib.LINE_DATA_SIZE
+        size = count * lib.LINE_DATA_SIZE
+        data = start // ffi.sizeof("struct tag_line") * lib.LINE_DATA_SIZE
         with (
             _mapped(sideband.tags, start, end - start) as lines,
-            _mapped(sideband.tags, twins_start, count * lib.LINE_DATA_SIZE) as twins,
+            _mapped(sideband.tags, lib.TWINS_OFFSET + data, size) as twins,
+            _mapped(sideband.tags, lib.ORIGINS_OFFSET + data // lib.ORIGIN_UNIT, size // lib.ORIGIN_UNIT) as origins,
         ):
-            lib.sweep(
+            yield (
                 ffi.cast("struct tag_line *", lines),
-                ffi.cast("struct granule *", twins),
                 count,
-                shadow,
-                lib.SWEEP_AUTOMATIC,
-                counts,
+                ffi.cast("struct granule *", twins),
+                ffi.cast("uint32_t *", origins),
             )
-    found.lines += counts.lines
-    found.found += counts.found
-    found.cleared += counts.cleared
 
 
 @contextlib.contextmanager
@@ -114,17 +172,22 @@ def _mapped(fd: int, offset: int, length: int) -> Iterator[CData]:
 def close_epoch(state: State, member: Member, event: messages.Message | str) -> Found:
     """Make the pass that closes the member's open epoch. Incomplete: the epoch stays open."""
     leaving = choose_leaving(member.space)
-    found = _close(state, [member], event, leaving)
+    found = _close(state, [member], event, leaving, is_machine_wide=state.settings.scope == "machine")
     if leaving is not None:
         release(member.space, leaving)
     return found
 
 
 def _close(
-    state: State, members: list[Member], event: messages.Message | str, leaving: tuple[int, int] | None = None
+    state: State,
+    members: list[Member],
+    event: messages.Message | str,
+    leaving: tuple[int, int] | None = None,
+    *,
+    is_machine_wide: bool,
 ) -> Found:
     """Close the epochs of these members, the first of which asks, in one pass, and record it."""
-    world = Pass(state, members, leaving)
+    world = Pass(state, members, leaving, is_machine_wide)
     try:
         state.revoker.close(world)
     except BaseException as error:
@@ -184,7 +247,7 @@ def revoke_all(state: State, member: Member, request: messages.RevokeAll, descri
     members = [member, *(other for other in state.members.values() if other is not member)]
     _open(state, members)
     try:
-        return _reply(member, _close(state, members, request))
+        return _reply(member, _close(state, members, request, is_machine_wide=True))
     except stoppers.Incomplete as error:
         return _reply(member, Found(), error.processes)
 
@@ -209,6 +272,13 @@ def get_shadow(state: State, member: Member, request: messages.GetShadow, descri
         return Reply({})
     shadow = member.part.make_shadow(member.space)
     return Reply({}, [shadow.fd], frozenset([shadow.fd]))
+
+
+def note_refused_loads(state: State, member: Member, request: messages.RefusedLoads, descriptors: list[int]) -> Reply:
+    """What the core of a member has refused by itself; nothing is decided here."""
+    message = f"loads of others' capabilities whose bases it has had revoked: {request.count}"
+    state.record(member, request, is_allowed=False, rule="cheribsd:2.6", message=message)
+    return Reply({})
 
 
 def _check_revoker(state: State, call: str) -> None:

@@ -8,9 +8,10 @@ An inode's mode is 0400, so that a process that has a read-only descriptor canno
 broker as well unless it is root; it therefore makes the read-write descriptors of an object that can be opened again
 beforehand. It does not bind a process that changes the mode first: the inode is its user's own.
 
-A sideband is two sparse memfds: tags (tag lines, and twins behind them) and clear map, made when first needed. It goes
-when the kernel says that the object is gone, and no earlier: an object may be unmapped everywhere and yet lie in a
-socket's queue, with its tags. The broker itself holds no descriptor of an object without name, else it would never end.
+A sideband is two sparse memfds: tags (tag lines, and behind them twins and origins) and clear map, made when first
+needed. It goes when the kernel says that the object is gone, and no earlier: an object may be unmapped everywhere and
+yet lie in a socket's queue, with its tags. The broker itself holds no descriptor of an object without name, else it
+would never end.
 
 An object is known by device and inode, which are not used again while it is alive.
 """
@@ -81,7 +82,7 @@ class Sideband:
     def __init__(self, number: int) -> None:
         made: list[int] = []
         try:
-            self.tags = new_sealed(f"capshm-tags-{number}", lib.TWINS_OFFSET + lib.OBJECT_SIZE_MAX)
+            self.tags = new_sealed(f"capshm-tags-{number}", lib.ORIGINS_OFFSET + lib.OBJECT_SIZE_MAX // lib.ORIGIN_UNIT)
             made.append(self.tags)
             self.clear = new_sealed(f"capshm-clear-{number}", lib.OBJECT_SIZE_MAX // 128)
             made.append(self.clear)

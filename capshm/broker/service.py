@@ -57,6 +57,7 @@ class Service:
         self._on(messages.Revoke, revocation.revoke)
         self._on(messages.RevokeAll, revocation.revoke_all)
         self._on(messages.GetShadow, revocation.get_shadow)
+        self._on(messages.RefusedLoads, revocation.note_refused_loads)
 
     def _on(self, kind: type[_R], handler: _Handler[_R]) -> None:
         self._handlers[kind] = cast("_Handler[messages.Message]", handler)
@@ -163,6 +164,7 @@ class Service:
 
     def forked(self, child: Member, parent: int) -> None:
         """The child has come."""
+        child.part.parent = None
         self._state.record(child, "forked", message=f"by process {parent}")
 
     def end(self, member: Member) -> None:

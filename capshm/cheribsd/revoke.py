@@ -98,6 +98,8 @@ def cheri_revoke(flags: SupportsIndex, start_epoch: SupportsIndex = 0) -> Revoke
     CHERI_REVOKE_IGNORE_START goes on although what was recorded at `start_epoch` is cleared, CHERI_REVOKE_TAKE_STATS
     zeroes the statistics after reporting them. When an epoch is closed, no capability that was painted as it was
     opened is left in registers, private memory, kqueues, and objects that this address space owns, wherever they are.
+    With Machine(scope="machine") no capability that is this address space's is left in objects for everybody, and in
+    other processes; nor one whose address space is gone. What their own forks had copied before stays theirs.
 
     Refused: EINVAL for flags, ENOSYS without a revoker. RevocationIncomplete: somebody could not be stopped; the epoch
     stays open, and the next call tries again. BrokerGone. Source: cheribsd:2.1, 2.2, 2.4, 1.J.

@@ -1,4 +1,4 @@
-"""capshm compare: what each policy costs here, against plain shared memory and against `open`."""
+"""capshm compare: what each policy costs here, against plain shared memory and `open`, and what revocation costs."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def compare(
     *,
     workloads: Words = None,
     policies: Words = None,
+    revokers: Words = None,
+    stoppers: Words = None,
+    scopes: Words = None,
     sizes: Numbers = None,
     trace: Annotated[list[str] | None, cyclopts.Parameter(negative=())] = None,
     plan: Path | None = None,
@@ -47,13 +50,16 @@ def compare(
     readme: Path | None = None,
     json_output: Json = False,
 ) -> None:
-    """Run workloads under policies, and show what each policy costs: against plain shared memory, and against `open`.
+    """Run workloads under policies, and show what each costs: against plain shared memory, and against `open`.
 
-    Each workload runs under each policy in fresh processes, as often as --repeats says: a round runs every one once, in
-    a random order. Overheads are medians of the rounds' ratios with 95 % intervals; where nothing was seen the table
-    says how small a difference would have been, 95 times in 100. Results go to a folder as they come, and
-    Ctrl-C keeps what is there: manifest.json, results.jsonl, results.sqlite (tables run, cells, counts, failures,
-    canary) and table.txt.
+    What frees memory, churn and traces, runs with every revoker, too, and shows what revocation costs: against `none`.
+    With --revokers, --stoppers or --scopes all runs in every combination of what is named, and each is compared with
+    the same that has the policy open, the revoker none, the stopper gate, or the scope vmspace, if that takes part.
+
+    Each runs in fresh processes, as often as --repeats says: a round runs every one once, in a random order. Overheads
+    are medians of the rounds' ratios with 95 % intervals; where nothing was seen the table says how small a difference
+    would have been, 95 times in 100. Results go to a folder as they come, and Ctrl-C keeps what is there:
+    manifest.json, results.jsonl, results.sqlite (tables run, cells, counts, failures, canary) and table.txt.
 
     Exit status: 0 all cells have finished; 3 some have failed, or have not done the same work in all worlds, and the
     table says which; 1 capshm could not, or the results are damaged; 2 a wrong command line or plan; 130 Ctrl-C.
@@ -64,25 +70,32 @@ def compare(
         Their names; all without it. What is installed as a plug-in (entry point group capshm.workloads) is among them.
     policies
         Their names; all that are installed without it (entry point group capshm.policies).
+    revokers
+        Their names: none, stop-the-world, and what is installed as a plug-in (entry point group capshm.revokers).
+    stoppers
+        How a revocation stops processes: those that Machine takes, gate among them.
+    scopes
+        How far a revocation reaches: those that Machine takes, vmspace among them.
     sizes
         Bytes, for all workloads, from 65,536 to 4,294,967,296; each workload's own without it.
     trace
         Also replay this recorded program: a file, or the name of a bundled one. May be given more than once.
     plan
-        A TOML file with workloads, policies, sizes, traces, repeats, seed, baseline, timeout; the command line
-        goes first.
+        A TOML file with workloads, policies, revokers, stoppers, scopes, sizes, traces, repeats, seed, baseline,
+        timeout; the command line goes first.
     repeats
-        Rounds; 9, with --quick 3. Intervals need 6, and each round more makes smaller differences visible.
+        Rounds; 8, with --quick 2. Intervals need 6, and each round more makes smaller differences visible.
     seed
         Of the workloads and the order of cells: the same seed, the same work.
     baseline
-        What policies are compared with: plain, which is shared memory without capshm, or a policy.
+        What all is compared with: plain, which is shared memory without capshm; or a policy, revoker, stopper or
+        scope.
     timeout
         Seconds that a cell may take before it is ended and has failed; ten minutes without it, more for large sizes.
     measure
         What is compared: wall time, or cpu, which is the time that all processes of a cell were running.
     quick
-        A first look, in less than a minute: three rounds of smaller sizes.
+        A first look, in less than a minute: two rounds of smaller sizes.
     dry_run
         Show which cells would run, and for about how long; run none.
     output
@@ -109,6 +122,9 @@ def compare(
         line = plans.choose(
             workloads=workloads,
             policies=policies,
+            revokers=revokers,
+            stoppers=stoppers,
+            scopes=scopes,
             sizes=sizes,
             traces=trace,
             repeats=repeats,
@@ -128,7 +144,7 @@ def compare(
 
 
 def _run(plan: Plan, folder: Path, measure: Measure, *, is_forced: bool, is_json: bool) -> int:
-    """Run it, and print what there is, however the run ends. The exit status."""
+    """Run it, keep what there is, and print it, however the run ends. The exit status."""
     from capshm.lab import database, facts, results, run
     from capshm.lab.progress import Watch
 
@@ -145,13 +161,14 @@ def _run(plan: Plan, folder: Path, measure: Measure, *, is_forced: bool, is_json
             _complain([str(error)])
             status = _FAILED
     records = results.read(folder).records
-    summary, text = _print(manifest, records, measure, is_json=is_json)
+    summary, text = _summarize(manifest, records, measure)
     try:
         results.write_table(folder, text)
         database.build(folder, manifest, records)
     except results.ResultsError as error:
         _complain([str(error)])
         status = status or _FAILED
+    _print(manifest, summary, text, is_json=is_json)  # last: whoever reads it finds the folder whole
     print(f"results: {folder}", file=sys.stderr)
     return status or _status(summary)
 
@@ -161,7 +178,8 @@ def _show(folder: Path, measure: Measure, readme: Path | None, *, is_json: bool)
     from capshm.lab import results, table
 
     found = results.read(folder)
-    summary, text = _print(found.manifest, found.records, measure, is_json=is_json)
+    summary, text = _summarize(found.manifest, found.records, measure)
+    _print(found.manifest, summary, text, is_json=is_json)
     if readme is not None:
         try:
             table.rewrite_readme(readme, text, summary)
@@ -173,17 +191,20 @@ def _show(folder: Path, measure: Measure, readme: Path | None, *, is_json: bool)
     return _FAILED if found.damages else _status(summary)
 
 
-def _print(manifest: Manifest, records: Iterable[Record], measure: Measure, *, is_json: bool) -> tuple[Summary, str]:
-    """Print the table, or the JSON document; the summary, and the table in either case."""
-    import msgspec
-
+def _summarize(manifest: Manifest, records: Iterable[Record], measure: Measure) -> tuple[Summary, str]:
+    """The summary, and its table."""
     from capshm.lab import summary, table
 
     found = summary.summarize(manifest.plan, records, measure)
-    text = table.text(manifest, found)
-    document = {"manifest": manifest} | msgspec.structs.asdict(found)
+    return found, table.text(manifest, found)
+
+
+def _print(manifest: Manifest, summary: Summary, text: str, *, is_json: bool) -> None:
+    """Print the table, or the JSON document."""
+    import msgspec
+
+    document = {"manifest": manifest} | msgspec.structs.asdict(summary)
     print(msgspec.json.encode(document).decode() if is_json else text, flush=True)
-    return found, text
 
 
 def _print_plan(plan: Plan, *, is_json: bool) -> None:
@@ -194,11 +215,14 @@ def _print_plan(plan: Plan, *, is_json: bool) -> None:
     if is_json:
         print(msgspec.json.encode({"plan": plan, "seconds": plan.seconds}).decode())
         return
-    print(f"{len(plan.cases) * len(plan.policies)} cells a round, {plan.repeats} rounds, seed {plan.seed}:\n")
-    for case in plan.cases:
-        print(f"  {table.described(plan, case)}: {', '.join(plan.policies)}")
-        print(f"      {workloads.describe(case.workload)[0]}")
-    print(f"\nabout {table.duration(plan.seconds * 1e9)} on two slow processors")
+    print(f"{len(plan.cells)} cells a round, {plan.repeats} rounds, seed {plan.seed}:\n")
+    for comparison in plan.comparisons:
+        print(comparison.title)
+        for case in comparison.cases:
+            print(f"  {table.described(plan, case)}: {', '.join(map(comparison.name, comparison.configurations))}")
+            print(f"      {workloads.describe(case.workload)[0]}")
+        print()
+    print(f"about {table.duration(plan.seconds * 1e9)} on two slow processors")
 
 
 def _status(summary: Summary) -> int:

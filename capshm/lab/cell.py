@@ -1,15 +1,19 @@
 """One cell of an experiment, in this process: `python -m capshm.lab.cell`.
 
-On standard input a JSON object; `trace` may be left out:
+On standard input a JSON object:
 
-    {"workload": "prefork", "policy": "cheribsd", "size": 4194304, "seed": 7, "trace": null}
+    {"workload": "prefork", "policy": "cheribsd", "size": 4194304, "seed": 7,
+     "trace": null, "revoker": "none", "stopper": "gate", "scope": "vmspace"}
+
+The second line's may be left out; `revoker`, `stopper` and `scope` are then the machine's own choice. The policy
+"plain", which is no machine, has none of the three.
 
 On standard output a line of JSON. Times are in nanoseconds: `wall_ns` of the measured section alone; `cpu_ns` that all
 processes of the cell have used in it, user and system, the broker's too, but nothing of processes that were not waited
 for; `setup_ns` from the start of the process to the section (the kernel tells that start in hundredths of a second).
 `counts` are the workload's: `operations`, and of its capabilities those that have `crossed` between processes with
-their tags, and those `rederived` because they came without; `forks`; `refused`, what the policy refused. `checksum` is
-of what was done: the same in every world.
+their tags, and those `rederived` because they came without; `forks`; `refused`, what the policy refused; `passes`,
+revocations that gave a process memory to use again. `checksum` is of what was done: the same in every world.
 
     {"wall_ns": …, "cpu_ns": …, "setup_ns": …, "counts": {"operations": …, …}, "checksum": …}
 
@@ -31,10 +35,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from capshm import policies
+from capshm.errors import CapshmError
 from capshm.lab import workloads
 from capshm.lab.crew import CellFailed, Crew
 from capshm.lab.workloads import LARGEST, MOST_FORKS, PLAIN, SMALLEST
 from capshm.lab.world import World, enter
+from capshm.machine import Machine
 
 
 @dataclass
@@ -80,13 +86,16 @@ def _started() -> int:
 
 @dataclass(frozen=True)
 class Cell:
-    """What is to be run. ValueError, TypeError: an argument is wrong."""
+    """What is to be run. ValueError, TypeError, CapshmError: an argument is wrong, or not in this version."""
 
     workload: str
     policy: str
     size: int
     seed: int
     trace: str | None = None
+    revoker: str | None = None
+    stopper: str | None = None
+    scope: str | None = None
 
     def __post_init__(self) -> None:
         workloads.find(self.workload)
@@ -98,6 +107,7 @@ class Cell:
             raise ValueError(f"a seed is a number of 64 bits, not {self.seed}")
         if (self.workload == workloads.TRACE) != isinstance(self.trace, str):
             raise ValueError(f"the workload {workloads.TRACE!r}, and no other, needs the path of a trace")
+        self._machine()
 
     def run(self) -> dict[str, object]:
         """The answer, from this process, which must have one thread and be in no machine.
@@ -105,12 +115,22 @@ class Cell:
         CellFailed and other errors: the cell has come to no result; none of its processes is left.
         """
         crew = Crew(MOST_FORKS)
-        with enter(self.policy, crew) as world, crew:
+        with enter(self._machine(), crew) as world, crew:
             setting = Setting(world, crew, self.size, self.seed, self.trace)
             workloads.find(self.workload).run(setting)
         if setting.times.wall_ns == 0:
             raise CellFailed(f"the workload {self.workload!r} has measured nothing: its work belongs in measured()")
         return {**asdict(setting.times), "counts": crew.total(), "checksum": crew.checksum()}
+
+    def _machine(self) -> Machine | None:
+        """A new one, not entered; None: plain. ValueError, CapshmError: it refuses a choice."""
+        named = {"revoker": self.revoker, "stopper": self.stopper, "scope": self.scope}
+        chosen = {argument: name for argument, name in named.items() if name is not None}
+        if self.policy != PLAIN:
+            return Machine(self.policy, **chosen)  # type: ignore[arg-type] # all three are names
+        if chosen:
+            raise ValueError(f"{PLAIN!r} is no machine, and has no {' and no '.join(chosen)}")
+        return None
 
 
 def main() -> int:
@@ -122,7 +142,7 @@ def main() -> int:
         if not isinstance(wanted, dict):
             raise TypeError(f"a cell is a JSON object, not {wanted!r:.100}")
         cell = Cell(**wanted)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, CapshmError) as error:
         return _fail(error, 2)
     try:
         answer = cell.run()

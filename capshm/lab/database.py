@@ -1,15 +1,17 @@
 """results.sqlite: a run for SQL. It is made from the manifest and the records, and can be made again at any time.
 
     run       key, value                                                     what the manifest says
-    cells     id, round, workload, size, trace, policy, seed,                a row a cell that has finished
-              wall_ns, cpu_ns, setup_ns, checksum
-    counts    cell, name, value                                              operations, crossed, rederived, ...
-    failures  round, workload, size, trace, policy, seed, message            a row a cell that has failed
+    cells     id, round, workload, size, trace, policy, revoker, stopper,    a row a cell that has finished
+              scope, seed, wall_ns, cpu_ns, setup_ns, checksum
+    counts    cell, name, value                                              operations, crossed, passes, ...
+    failures  round, workload, size, trace, policy, revoker, stopper,        a row a cell that has failed
+              scope, seed, message
     canary    round, microseconds
 
-For example, the fastest of each:
+trace is NULL but for recorded programs; revoker, stopper and scope are NULL where there is none: plain memory has no
+machine, and a revoker that never revokes needs no stopper and no scope. For example, the fastest of each:
 
-    SELECT workload, size, policy, min(wall_ns) / 1e6 AS ms FROM cells GROUP BY 1, 2, 3;
+    SELECT workload, size, policy, revoker, min(wall_ns) / 1e6 AS ms FROM cells GROUP BY 1, 2, 3, 4;
 """
 
 from __future__ import annotations
@@ -18,24 +20,27 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
 from capshm.lab.plan import Cell
 from capshm.lab.results import DATABASE, Canary, Failed, Manifest, Measured, Record, ResultsError
 
+Value: TypeAlias = str | int | float | None
+
 _TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE cells (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
-    policy TEXT NOT NULL, seed INTEGER NOT NULL,
+    policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL,
     wall_ns INTEGER NOT NULL, cpu_ns INTEGER NOT NULL, setup_ns INTEGER NOT NULL,
     checksum TEXT NOT NULL -- hexadecimal, since a number of SQL has 63 bits
 );
 CREATE TABLE counts (cell INTEGER NOT NULL REFERENCES cells, name TEXT NOT NULL, value INTEGER NOT NULL);
 CREATE TABLE failures (
-    round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT, policy TEXT NOT NULL,
-    seed INTEGER NOT NULL, message TEXT NOT NULL
+    round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
+    policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL, message TEXT NOT NULL
 );
 CREATE TABLE canary (round INTEGER NOT NULL, microseconds REAL);
 """
@@ -66,16 +71,19 @@ def _fill(connection: sqlite3.Connection, manifest: Manifest, records: Iterable[
         match record:
             case Measured(round=number, cell=cell, result=result):
                 told = (result.wall_ns, result.cpu_ns, result.setup_ns, f"{result.checksum:016x}")
-                row = connection.execute(
-                    "INSERT INTO cells VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (number, *_key(cell), *told)
-                ).lastrowid
+                row = _insert(connection, "cells", None, number, *_key(cell), *told)
                 counts = [(row, name, value) for name, value in result.counts.items()]
                 connection.executemany("INSERT INTO counts VALUES (?, ?, ?)", counts)
             case Failed(round=number, cell=cell, message=message):
-                connection.execute("INSERT INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *_key(cell), message))
+                _insert(connection, "failures", number, *_key(cell), message)
             case Canary(round=number, microseconds=microseconds):
-                connection.execute("INSERT INTO canary VALUES (?, ?)", (number, microseconds))
+                _insert(connection, "canary", number, microseconds)
 
 
-def _key(cell: Cell) -> tuple[str, int, str | None, str, int]:
-    return cell.case.workload, cell.case.size, cell.case.trace, cell.policy, cell.seed
+def _insert(connection: sqlite3.Connection, table: str, *values: Value) -> int | None:
+    """A row; its number."""
+    return connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values).lastrowid
+
+
+def _key(cell: Cell) -> tuple[Value, ...]:
+    return *msgspec.structs.astuple(cell.case), *msgspec.structs.astuple(cell.configuration), cell.seed

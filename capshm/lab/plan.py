@@ -1,8 +1,11 @@
-"""The plan of a comparison: which workloads, policies and sizes, how often, in which order.
+"""The plan of a run: which workloads, sizes, policies, revokers, stoppers and scopes, how often, in which order.
 
-A *case* is what policies are compared on: a workload at one size, or a recorded program. A *cell* is one case under one
-policy in one round. Each round runs every cell once, in an order of its own that the seed gives, so that whatever the
-machine does meanwhile meets all policies alike, and each round's cells can be compared with one another.
+A *cell* is one case in one configuration (capshm.lab.comparison) in one round. Each round runs every cell once, in an
+order of its own that the seed gives, so that whatever the machine does meanwhile meets all configurations alike, and
+each round's cells can be compared with one another.
+
+Without further word there are two comparisons: of all policies, by all cases; and of all revokers, by what frees
+memory. Whoever names revokers, stoppers or scopes has one, of all combinations of what is named.
 
 A plan file is TOML with the names of `Choice`; what is left out has its default, and the command line goes first:
 
@@ -11,8 +14,11 @@ A plan file is TOML with the names of `Choice`; what is left out has its default
     traces = ["build.trace"]               # files, or names of bundled ones; without it, all bundled ones if the
                                            # workload "trace" is among the workloads
     policies = ["open", "cheribsd"]        # without it: all that are installed
-    baseline = "plain"
-    repeats = 9
+    revokers = ["none", "stop-the-world"]  # without these three: what a machine has by itself
+    stoppers = ["gate", "sigstop"]
+    scopes = ["vmspace"]
+    baseline = "plain"                     # or a policy, revoker, stopper or scope
+    repeats = 8
     seed = 1
     timeout = 600                          # seconds that a cell may take; without it: by its size, 600 and more
 """
@@ -20,30 +26,32 @@ A plan file is TOML with the names of `Choice`; what is left out has its default
 from __future__ import annotations
 
 import difflib
+import functools
 import tomllib
 from collections.abc import Iterable, Sequence
+from inspect import signature
+from itertools import product, starmap
 from pathlib import Path, PurePath
 from random import Random
 from typing import Annotated
 
 import msgspec
 
-from capshm import policies
+from capshm import revokers
 from capshm.errors import CapshmError
 from capshm.lab import trace, workloads
+from capshm.lab.comparison import AXES, REFERENCES, Case, Comparison, Configuration
 from capshm.lab.workloads import LARGEST, MOST_FORKS, PLAIN, SMALLEST, TRACE
+from capshm.machine import Machine, choices
 
-REFERENCE = "open"
-"""The policy over which there are overheads, too, where it takes part: CheriBSD before the pull request."""
-
-REPEATS, QUICK_REPEATS = 9, 3
+_DEFAULTS: dict[str, str] = {axis: signature(Machine).parameters[axis].default for axis in AXES}
+REPEATS, QUICK_REPEATS = 8, 2
 _QUICK_SHARE = 4  # --quick divides the default sizes by this
-_BESIDE_SECONDS, _MEASURED_SECONDS = 0.6, 0.25  # of a cell of the default size, on two cores of a shared machine
 _PATIENCE_SECONDS, _PATIENCE = 600, 20  # that a cell may take: so long, and so many times what it should
 
 
 class PlanError(CapshmError):
-    """A plan that cannot be run: what is wrong, and what would be right. Nothing has been run."""
+    """A plan that cannot be run: what is wrong, and what there is. Nothing has been run."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,62 +61,55 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     sizes: tuple[Annotated[int, msgspec.Meta(ge=SMALLEST, le=LARGEST)], ...] | None = None
     traces: tuple[str, ...] | None = None
     policies: tuple[str, ...] | None = None
+    revokers: tuple[str, ...] | None = None
+    stoppers: tuple[str, ...] | None = None
+    scopes: tuple[str, ...] | None = None
     baseline: str | None = None
     repeats: Annotated[int, msgspec.Meta(ge=1, le=10_000)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)] | None = None
     timeout: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
 
-class Case(msgspec.Struct, frozen=True):
-    """What policies are compared on. size: bytes. trace: path of the file, for the workload "trace" only."""
-
-    workload: str
-    size: int
-    trace: str | None = None
-
-    @property
-    def seconds(self) -> float:
-        """About how long a cell of it takes."""
-        share = self.size / workloads.default_size(self.workload)
-        return _BESIDE_SECONDS + _MEASURED_SECONDS * share
-
-
 class Cell(msgspec.Struct, frozen=True):
-    """One run of one case under one policy."""
+    """One run of one case in one configuration."""
 
     case: Case
-    policy: str
+    configuration: Configuration
     seed: int
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All that decides what is run; the manifest of a results folder holds it.
 
-    policies: the baseline stands first. timeout: seconds; a cell that takes longer is ended, and has failed.
+    timeout: seconds; a cell that takes longer is ended, and has failed.
     """
 
-    cases: tuple[Case, ...]
-    policies: tuple[str, ...]
-    baseline: str
+    comparisons: tuple[Comparison, ...]
     repeats: int
     seed: int
     timeout: int
 
+    @property
+    def cases(self) -> list[Case]:
+        """Of all comparisons."""
+        return list(dict.fromkeys(case for each in self.comparisons for case in each.cases))
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Of a round: what comparisons have in common is run once."""
+        pairs = [(case, own) for each in self.comparisons for case in each.cases for own in each.configurations]
+        return [Cell(*pair, self.seed) for pair in dict.fromkeys(pairs)]
+
     def round(self, number: int) -> list[Cell]:
         """The cells of a round, from 1, in its order."""
-        cells = [Cell(case, policy, self.seed) for case in self.cases for policy in self.policies]
+        cells = self.cells
         Random(f"{self.seed} {number}").shuffle(cells)
         return cells
 
     @property
-    def references(self) -> tuple[str, ...]:
-        """What each policy is compared with."""
-        return tuple(dict.fromkeys([self.baseline, *(name for name in self.policies if name == REFERENCE)]))
-
-    @property
     def seconds(self) -> float:
         """About how long it takes to run."""
-        return sum(case.seconds for case in self.cases) * len(self.policies) * self.repeats
+        return sum(cell.case.seconds for cell in self.cells) * self.repeats
 
     def label(self, case: Case) -> str:
         """A case's name in the table. A trace has its file's, with as many folders as tell it from the others."""
@@ -120,6 +121,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         while shown < len(own) and any(other[-shown:] == own[-shown:] for other in others):
             shown += 1
         return f"{case.workload} {'/'.join(own[-shown:])}"
+
+    def name(self, configuration: Configuration) -> str:
+        """A configuration in a word, with what distinguishes it in any comparison."""
+        return configuration.name({axis for each in self.comparisons for axis in each.axes})
 
 
 def read(path: Path) -> Choice:
@@ -147,23 +152,78 @@ def complete(line: Choice, file: Choice | None = None, *, quick: bool = False) -
     PlanError: a name that there is not, a number out of range, or nothing to compare.
     """
     choice = _merge(line, file or Choice())
-    baseline = choice.baseline or PLAIN
-    wanted = policies.names() if choice.policies is None else choice.policies
-    _check_names("policy", [baseline, *wanted], [PLAIN, *policies.names()])
-    chosen = tuple(dict.fromkeys([baseline, *(name for name in wanted if name == REFERENCE), *wanted]))
-    if len(chosen) < 2:
-        raise PlanError(f"there is nothing to compare {baseline} with: name another policy")
     cases = _cases(choice, quick)
     if not cases:
         raise PlanError("there is nothing to run: name a workload or a trace")
     return Plan(
-        cases=cases,
-        policies=chosen,
-        baseline=baseline,
+        comparisons=_comparisons(choice, cases),
         repeats=choice.repeats or (QUICK_REPEATS if quick else REPEATS),
         seed=1 if choice.seed is None else choice.seed,
         timeout=choice.timeout or int(_PATIENCE_SECONDS + _PATIENCE * max(case.seconds for case in cases)),
     )
+
+
+def _comparisons(choice: Choice, cases: tuple[Case, ...]) -> tuple[Comparison, ...]:
+    """Of policies, and then of revokers by what frees memory; but of what is named, if more than policies is."""
+    known = {axis: choices(axis) for axis in AXES}
+    known["policy"].insert(0, PLAIN)
+    baseline = choice.baseline or PLAIN
+    _check_names("baseline", [baseline], [name for names in known.values() for name in names])
+    values: dict[str, Sequence[str]] = {axis: (default,) for axis, default in _DEFAULTS.items()}
+    values["policy"] = known["policy"][1:]
+    named = {axis: names for axis, plural in AXES.items() if (names := getattr(choice, plural)) is not None}
+    for axis, names in named.items():
+        _check_names(axis, names, known[axis])
+    own = next(axis for axis in AXES if baseline in known[axis])
+    values |= named
+    values[own] = (baseline, *values[own])
+    first = _compare(baseline, cases, values)
+    freeing = tuple(case for case in cases if workloads.frees_memory(case.workload))
+    if not freeing or not {own, *named} <= {"policy"}:
+        return (first,)
+    return (first, _compare_revokers(baseline, freeing, values, first.values("policy")))
+
+
+def _compare_revokers(
+    baseline: str, cases: tuple[Case, ...], values: dict[str, Sequence[str]], policies: list[str]
+) -> Comparison:
+    """All of them, under the policy that a machine has by itself; if that is not among the policies, under the first.
+
+    Beside plain memory, if all is compared with that.
+    """
+    policy = _DEFAULTS["policy"] if _DEFAULTS["policy"] in policies else policies[0]
+    among = (PLAIN, policy) if baseline == PLAIN else (policy,)
+    values = values | {"policy": among, "revoker": choices("revoker")}
+    return _compare(PLAIN if baseline == PLAIN else REFERENCES["revoker"], cases, values)
+
+
+def _compare(baseline: str, cases: tuple[Case, ...], values: dict[str, Sequence[str]]) -> Comparison:
+    """All combinations, the baseline's and the references' first. PlanError: the baseline is all that there is."""
+    ordered = []
+    for axis, names in values.items():
+        first = [name for name in (baseline, REFERENCES[axis]) if name in names]
+        ordered.append(dict.fromkeys([*first, *names]))
+    found = Comparison(cases, tuple(dict.fromkeys(starmap(_configure, product(*ordered)))), baseline)
+    if not any(found.counterpart(each, baseline) for each in found.configurations):
+        raise PlanError(f"there is nothing to compare {baseline} with: name another of its kind")
+    return found
+
+
+def _configure(policy: str, revoker: str, stopper: str, scope: str) -> Configuration:
+    """Without what makes no difference."""
+    if policy == PLAIN:
+        return Configuration(policy)
+    if not _can_revoke(revoker):
+        return Configuration(policy, revoker)
+    return Configuration(policy, revoker, stopper, scope)
+
+
+@functools.cache
+def _can_revoke(revoker: str) -> bool:
+    try:
+        return revokers.load(revoker).can_revoke
+    except Exception as error:  # a plug-in's own, of any kind
+        raise PlanError(f"the revoker {revoker!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def _cases(choice: Choice, quick: bool) -> tuple[Case, ...]:
@@ -221,9 +281,9 @@ def _convert(where: str, document: dict[str, object]) -> Choice:
 def _check_names(what: str, names: Iterable[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise PlanError(f"{what} {name!r} is unknown{_nearest(name, known)}")
+            raise PlanError(f"{what} {name!r} is unknown; there are: {', '.join(known)}{_nearest(name, known)}")
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     nearest = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else f"; there are: {', '.join(known)}"
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

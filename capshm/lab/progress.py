@@ -33,7 +33,7 @@ class Watch:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=plan.repeats * len(plan.cases) * len(plan.policies))
+        self._task = self._bar.add_task("", total=plan.repeats * len(plan.cells))
 
     def begin_round(self, number: int) -> None:
         """A round begins; from 1."""
@@ -43,14 +43,14 @@ class Watch:
 
     def begin_cell(self, cell: Cell) -> None:
         """A cell begins."""
-        what = f"round {self._round} of {self._plan.repeats}: {self._plan.label(cell.case)}, {cell.policy}"
-        self._bar.update(self._task, description=what)
+        name = f"{self._plan.label(cell.case)}, {self._plan.name(cell.configuration)}"
+        self._bar.update(self._task, description=f"round {self._round} of {self._plan.repeats}: {name}")
 
     def end_cell(self, outcome: Measured | Failed) -> None:
         """It has ended; one that failed is told at once."""
         self._bar.advance(self._task)
         if isinstance(outcome, Failed):
-            name = f"{described(self._plan, outcome.cell.case)}, {outcome.cell.policy}"
+            name = f"{described(self._plan, outcome.cell.case)}, {self._plan.name(outcome.cell.configuration)}"
             self._bar.console.print(f"failed: {name}: {last_line(outcome.message)}", markup=False)
 
     def __enter__(self) -> Self:

@@ -24,7 +24,7 @@ from capshm.errors import CapshmError
 from capshm.lab.facts import Facts
 from capshm.lab.plan import Cell, Plan
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST, RESULTS, DATABASE, TABLE = "manifest.json", "results.jsonl", "results.sqlite", "table.txt"
 
 

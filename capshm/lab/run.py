@@ -48,7 +48,7 @@ def run(plan: Plan, results: Results, progress: Progress) -> None:
 
 def measure(number: int, cell: Cell, timeout: int) -> Measured | Failed:
     """Run one cell of a round, for no longer than so many seconds. None of its processes is left, whatever happens."""
-    order = {**msgspec.structs.asdict(cell.case), "policy": cell.policy, "seed": cell.seed}
+    order = {**msgspec.structs.asdict(cell.case), **msgspec.structs.asdict(cell.configuration), "seed": cell.seed}
     # Memory files, and no pipes: nobody needs to read while the cell runs, and a full disk is not in the way.
     with (
         os.fdopen(os.memfd_create("cell-output"), "w+b") as output,

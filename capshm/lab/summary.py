@@ -1,4 +1,4 @@
-"""What a run says: a line for each case and policy, with its time, its overheads and its counts."""
+"""What a run says: in each comparison a line for each case and configuration, with its time, overheads and counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 from capshm.lab import statistics
-from capshm.lab.plan import Case, Plan
+from capshm.lab.comparison import Case, Comparison, Configuration
+from capshm.lab.plan import Cell, Plan
 from capshm.lab.results import Canary, Failed, Measured, Record, Result
 from capshm.lab.statistics import Median, Overhead
 
@@ -25,13 +26,15 @@ class Span(NamedTuple):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One case under one policy. wall, cpu: nanoseconds. over: by what it is compared with. counts: of one cell.
+    """One case in one configuration. wall, cpu: nanoseconds. over: by what it is compared with. counts: of one cell.
 
-    repeats: that finished; failures: that did not. With no repeats there is nothing else.
+    comparison: its place in the plan. repeats: that finished; failures: that did not. With no repeats there is nothing
+    else.
     """
 
+    comparison: int
     case: Case
-    policy: str
+    configuration: Configuration
     repeats: int
     failures: int
     wall: Median | None
@@ -43,11 +46,11 @@ class Line(msgspec.Struct, frozen=True):
 class Different(msgspec.Struct, frozen=True):
     """A case whose cells have not all done the same work, so that their times compare nothing.
 
-    policies: by the checksum and the operations that cells of theirs have come to.
+    configurations: by the checksum and the operations that cells of theirs have come to; named as the plan does.
     """
 
     case: Case
-    policies: dict[str, list[str]]
+    configurations: dict[str, list[str]]
 
 
 class CanarySpan(msgspec.Struct, frozen=True):
@@ -75,54 +78,70 @@ class Summary(msgspec.Struct, frozen=True):
 
 def summarize(plan: Plan, records: Iterable[Record], measure: Measure = "wall") -> Summary:
     """Make the lines of a whole run, or of one that was cut short."""
-    measured: dict[tuple[Case, str], dict[int, Result]] = {}
+    measured: dict[Cell, dict[int, Result]] = {cell: {} for cell in plan.cells}
     canary = []
     failed = []
     for record in records:
         match record:
             case Measured(round=number, cell=cell, result=result):
-                measured.setdefault((cell.case, cell.policy), {})[number] = result
+                measured.setdefault(cell, {})[number] = result
             case Failed():
                 failed.append(record)
             case Canary(microseconds=float(microseconds)):
                 canary.append(microseconds)
     different = [found for case in plan.cases if (found := _compare_work(plan, case, measured))]
-    for each in different:
-        for policy in plan.policies:
-            measured.pop((each.case, policy), None)
+    for cell, results in measured.items():
+        if any(each.case == cell.case for each in different):
+            results.clear()
     lines = []
-    for case in plan.cases:
-        for policy in plan.policies:
-            failures = sum((each.cell.case, each.cell.policy) == (case, policy) for each in failed)
-            lines.append(_line(plan, case, policy, measured, failures, measure))
+    for place, comparison in enumerate(plan.comparisons):
+        for case in comparison.cases:
+            for configuration in comparison.configurations:
+                failures = sum((each.cell.case, each.cell.configuration) == (case, configuration) for each in failed)
+                own = {each: measured[Cell(case, each, plan.seed)] for each in comparison.configurations}
+                over = _overheads(comparison, configuration, own, plan.seed, measure)
+                lines.append(_line(place, case, configuration, own[configuration], failures, over, plan.seed))
     return Summary(measure, lines, _canary(canary), failed, different)
 
 
-def _line(
-    plan: Plan,
-    case: Case,
-    policy: str,
-    measured: dict[tuple[Case, str], dict[int, Result]],
-    failures: int,
+def _overheads(
+    comparison: Comparison,
+    configuration: Configuration,
+    measured: dict[Configuration, dict[int, Result]],
+    seed: int,
     measure: Measure,
-) -> Line:
-    own = measured.get((case, policy), {})
-    if not own:
-        return Line(case, policy, 0, failures, None, None, {}, {})
+) -> dict[str, Overhead]:
+    """Of one case, by what it is compared with."""
     over = {}
-    for reference in plan.references:
-        theirs = measured.get((case, reference), {})
+    for reference in comparison.references:
+        counterpart = comparison.counterpart(configuration, reference)
+        own, theirs = measured[configuration], {} if counterpart is None else measured[counterpart]
         pairs = [(_time(own[number], measure), _time(theirs[number], measure)) for number in own if number in theirs]
-        if policy not in (plan.baseline, reference) and pairs:
-            over[reference] = statistics.overhead(pairs, seed=plan.seed)
-    results = list(own.values())
+        if pairs:
+            over[reference] = statistics.overhead(pairs, seed=seed)
+    return over
+
+
+def _line(
+    comparison: int,
+    case: Case,
+    configuration: Configuration,
+    measured: dict[int, Result],
+    failures: int,
+    over: dict[str, Overhead],
+    seed: int,
+) -> Line:
+    results = list(measured.values())
+    if not results:
+        return Line(comparison, case, configuration, 0, failures, None, None, {}, {})
     return Line(
+        comparison,
         case,
-        policy,
-        len(own),
+        configuration,
+        len(results),
         failures,
-        statistics.median([result.wall_ns for result in results], seed=plan.seed),
-        statistics.median([result.cpu_ns for result in results], seed=plan.seed),
+        statistics.median([result.wall_ns for result in results], seed=seed),
+        statistics.median([result.cpu_ns for result in results], seed=seed),
         over,
         {name: _span([result.counts.get(name, 0) for result in results]) for name in results[0].counts},
     )
@@ -132,16 +151,16 @@ def _time(result: Result, measure: Measure) -> int:
     return result.wall_ns if measure == "wall" else result.cpu_ns
 
 
-def _compare_work(plan: Plan, case: Case, measured: dict[tuple[Case, str], dict[int, Result]]) -> Different | None:
+def _compare_work(plan: Plan, case: Case, measured: dict[Cell, dict[int, Result]]) -> Different | None:
     """What different cells of a case have done, if it is not all the same."""
-    policies: dict[str, list[str]] = {}
-    for policy in plan.policies:
-        for result in measured.get((case, policy), {}).values():
+    configurations: dict[str, list[str]] = {}
+    for cell in plan.cells:
+        for result in measured[cell].values() if cell.case == case else ():
             work = f"checksum {result.checksum:#x}, {result.counts.get('operations', 0):,} operations"
-            names = policies.setdefault(work, [])
-            if policy not in names:
-                names.append(policy)
-    return Different(case, policies) if len(policies) > 1 else None
+            names = configurations.setdefault(work, [])
+            if (name := plan.name(cell.configuration)) not in names:
+                names.append(name)
+    return Different(case, configurations) if len(configurations) > 1 else None
 
 
 def _canary(round_trips: Sequence[float]) -> CanarySpan | None:

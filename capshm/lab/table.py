@@ -1,4 +1,4 @@
-"""The table of a comparison, for people: a line for each case and policy, and below it what the words mean."""
+"""The tables of a run, for people: a line for each case and configuration, and below them what the words mean."""
 
 from __future__ import annotations
 
@@ -11,27 +11,32 @@ from capshm.lab.readme import replace_block
 from capshm.lab.statistics import ENOUGH
 
 if TYPE_CHECKING:
-    from capshm.lab.plan import Case, Plan
+    from capshm.lab.comparison import Case
+    from capshm.lab.plan import Plan
     from capshm.lab.results import Manifest
     from capshm.lab.statistics import Overhead
     from capshm.lab.summary import CanarySpan, Line, Span, Summary
 
 WIDTH = 118
-_COUNTS = ("crossed", "rederived", "refused")
+_COUNTS = {"policy": ("crossed", "rederived", "refused")}
+"""What is told of the axis that is compared; of the others, which have to do with revocation:"""
+_COUNTS_OF_REVOCATION = ("passes",)
 _FINE = 2.0  # a ratio below this is shown to a thousandth
 _MEASURES = {
     "wall": "wall time of the measured section, without starting and filling",
     "cpu": "processor time of all processes in the measured section, the broker's too",
 }
 _LEGEND = """
-median: {measure}. over X: its time divided by
-X's, the median of the rounds' ratios, with its 95 % interval. none seen, < 3 %: a difference of 3 % would have been
-seen 95 times in 100, and there was none; equal things are called different once in 1,000 comparisons, or less. too few:
-not enough repeats for an interval, which needs {enough}. Wide intervals: the machine was busy; try again, or --repeats.
+median: {measure}.
+over X: its time divided by that of plain memory, or of the same machine but with X; the median of the rounds' ratios,
+with its 95 % interval. none seen, < 3 %: a difference of 3 % would have been seen 95 times in 100, and there was none;
+equal things are called different once in 1,000 comparisons, or less. too few: not enough repeats for an interval, which
+needs {enough}. Wide intervals: the machine was busy; try again, or --repeats.
 
 crossed: capabilities that a process loaded with the tag that another had stored. rederived: values that came without,
-so that the program made a capability of its own from them. refused: calls that the policy refused. Counts of one run;
-where runs differed, the least and the most. A trace shares no memory, and so has none of them.
+so that the program made a capability of its own from them. refused: calls that the policy refused. passes: revocations
+that gave a process memory to use again; small heaps have none. Counts of one run; where runs differed, the least and
+the most. Traces and churn share no memory, so nothing crosses in them.
 """
 
 
@@ -44,7 +49,7 @@ def text(manifest: Manifest, summary: Summary) -> str:
         f"{facts.processors} × {facts.machine}\n"
         f"{finished} of {plan.repeats} rounds, seed {plan.seed}, {facts.time}; {_canary(summary.canary)}"
     )
-    parts = [heading, "\n".join(_rows(plan, summary))]
+    parts = [heading, *("\n".join(_rows(plan, summary, place)) for place in range(len(plan.comparisons)))]
     if summary.failed:
         parts.append("\n".join(_failures(plan, summary)))
     if summary.different:
@@ -57,10 +62,15 @@ def _legend(measure: str) -> str:
     return "\n\n".join(textwrap.fill(part, WIDTH) for part in filled.strip().split("\n\n")) + "\n"
 
 
-def _rows(plan: Plan, summary: Summary) -> Iterator[str]:
-    lines, references = summary.lines, plan.references
-    counts = [name for name in _COUNTS if any(name in line.counts for line in lines)]
-    rows = [["workload", "size", "policy", "median", *(f"over {name}" for name in references), *counts]]
+def _rows(plan: Plan, summary: Summary, place: int) -> Iterator[str]:
+    """The lines of one of the plan's comparisons."""
+    comparison = plan.comparisons[place]
+    lines = [line for line in summary.lines if line.comparison == place]
+    choices = ["policy", *(axis for axis in comparison.axes if axis != "policy")]
+    told = [name for axis in comparison.axes or choices for name in _COUNTS.get(axis, _COUNTS_OF_REVOCATION)]
+    counts = [name for name in dict.fromkeys(told) if any(name in line.counts for line in lines)]
+    references = comparison.references
+    rows = [["workload", "size", *choices, "median", *(f"over {name}" for name in references), *counts]]
     previous = None
     for line in lines:
         is_first = line.case != previous
@@ -72,14 +82,16 @@ def _rows(plan: Plan, summary: Summary) -> Iterator[str]:
             [
                 plan.label(line.case) if is_first else "",
                 size(line.case.size) if is_first and line.case.trace is None else "",
-                line.policy,
+                *(line.configuration.on(axis) or "" for axis in choices),
                 _absence(line, summary) if time is None else duration(time.value),
                 *(overhead(line.over[name]) if name in line.over else "" for name in references),
                 *(_count(line.counts[name]) if name in line.counts else "" for name in counts),
             ]
         )
+    yield comparison.title
+    yield ""
     widths = [max(len(row[column]) for row in rows if row) for column in range(len(rows[0]))]
-    sides = ["<", ">", "<", ">", *("<" * len(references)), *(">" * len(counts))]
+    sides = ["<", ">", *("<" * len(choices)), ">", *("<" * len(references)), *(">" * len(counts))]
     for row in rows:
         cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=False)]
         yield "  ".join(cells).rstrip()
@@ -97,14 +109,14 @@ def _absence(line: Line, summary: Summary) -> str:
 def _failures(plan: Plan, summary: Summary) -> Iterator[str]:
     yield f"{len(summary.failed)} cells failed:"
     for each in summary.failed:
-        name = f"round {each.round}, {described(plan, each.cell.case)}, {each.cell.policy}"
+        name = f"round {each.round}, {described(plan, each.cell.case)}, {plan.name(each.cell.configuration)}"
         yield _shortened(f"{name}: {last_line(each.message)}")
 
 
 def _differences(plan: Plan, summary: Summary) -> Iterator[str]:
     yield "cells of one case have not done the same work, so their times compare nothing:"
     for each in summary.different:
-        works = "; ".join(f"{', '.join(names)}: {work}" for work, names in each.policies.items())
+        works = "; ".join(f"{', '.join(names)}: {work}" for work, names in each.configurations.items())
         yield _shortened(f"{described(plan, each.case)}: {works}")
 
 

@@ -21,8 +21,6 @@ from capshm import _registers, errors
 from capshm import cheribsd as bsd
 from capshm._native import ffi, lib
 from capshm.lab.crew import CellFailed
-from capshm.lab.workloads import PLAIN
-from capshm.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from capshm._native import CData
     from capshm.capability import Capability
     from capshm.lab.crew import Crew
+    from capshm.machine import Machine
 
 _READ_WRITE = bsd.PROT_READ | bsd.PROT_WRITE
 
@@ -239,10 +238,10 @@ class Plain:
 
 
 @contextmanager
-def enter(policy: str, crew: Crew) -> Iterator[World]:
-    """The world of a policy, or of `PLAIN`. ValueError: there is no such policy."""
-    if policy == PLAIN:
+def enter(machine: Machine | None, crew: Crew) -> Iterator[World]:
+    """The world of a machine, which is entered; plain without one."""
+    if machine is None:
         yield Plain()
         return
-    with Machine(policy) as machine:
+    with machine:
         yield Emulated(machine, crew)

@@ -16,7 +16,8 @@ J3 ENOMEM No room for hoards ends no machine
 The call fails and the epoch stays open; upstream's kernel panics.
 
 J4 Objects for everybody are not swept by their owners
-Only a pass of scope "machine" reaches what is hidden in an unmapped O_SHARECAP object.
+A machine-wide pass reaches what is hidden there: those of Machine(scope="machine"), and Machine.revoke(). It takes what
+belongs to the address spaces whose epoch it closes, whoever has stored it, and what belongs to none any more.
 
 J5 A hoard is found without its descriptor
 In an object that is mapped nowhere, whose descriptor is closed, in flight in a socket, or held by another process.
@@ -44,6 +45,11 @@ if E was even, and else at E+3.
 2.3 What is revoked
 A capability with a memory permission and without SW_VMEM whose base lies on a painted granule; and any with a memory
 permission whose base lies in the reservation that leaves quarantine in this epoch.
+
+2.6 Fork and revocation
+fork waits for a pass; an open epoch and the paint are inherited, and the child's own from then on. A capability of
+another address space is loaded without its tag where this one, or its parent before the fork, has ever had its base
+revoked machine-wide: it would lead there. The audit has such loads, with the next request of the process.
 
 2.7 Who revokes what it frees
 A process by procctl, a program by its note, the machine's default; the first that says something decides.

@@ -201,6 +201,20 @@ def test_ctrl_c_ends_the_cell_and_shows_what_has_finished() -> None:
 
 @pytest.mark.slow
 @isolated(bound=250)
+def test_a_reader_that_has_gone_takes_nothing_away() -> None:
+    """The folder is whole before the table is printed."""
+    with scene() as here:
+        runner = here.start(WORKS, repeats=1)
+        assert runner.stdout is not None
+        runner.stdout.close()
+        runner.stdout = None
+        here.end(runner)
+        assert (here.results / results.DATABASE).exists()
+        assert (here.results / results.TABLE).read_text(encoding="utf-8") == here.show().output[:-1]
+
+
+@pytest.mark.slow
+@isolated(bound=250)
 def test_when_the_runner_is_killed_its_cell_goes_too() -> None:
     """What has finished is there, and is shown."""
     with scene() as here:

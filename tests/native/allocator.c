@@ -244,6 +244,17 @@ static void run(struct worker *workers, bool is_quarantining) {
         fork_in_pass(&workers[0]);
 }
 
+/* Memory that is too short for what was asked, down to none at all, is refused. */
+static void add_too_little(struct worker *me) {
+    const uint64_t lengths[] = {0, 1, PAGE_BYTES, LARGEST / 2};
+    for (uint32_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        map_fresh(SLOT_LARGEST_IN_CHUNK, me->spare);
+        expect(capshm_with_bounds(me->spare, lengths[i], false, me->spare), "narrow");
+        if (capshm_allocator_add(me->spare, LARGEST, me->registers) != STATUS_INVALID)
+            violated("memory that is too short was taken");
+    }
+}
+
 int main(int argument_count, char **arguments) {
     static struct worker workers[THREADS];
     turns = argument_count > 1 ? strtoull(arguments[1], NULL, 0) : SHORT_TURNS;
@@ -257,6 +268,7 @@ int main(int argument_count, char **arguments) {
         expect(capshm_reserve(HELD, &workers[i].registers), "reserve");
         expect(capshm_reserve(1, &workers[i].spare), "reserve");
     }
+    add_too_little(&workers[0]);
     run(workers, false);
     run(workers, true);
     capshm_detach();

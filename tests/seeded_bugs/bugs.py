@@ -42,6 +42,7 @@ HISTORY = "tests/litmus/test_history.py::test_all_has_an_explanation"
 
 REVOCATION = f"{CONFORMANCE}/test_revocation.py"
 REVOCATION_FAULTS = "tests/faults/test_revocation.py"
+ORIGINS = f"{CONFORMANCE}/test_origins.py"
 
 BUGS = [
     Bug(
@@ -443,8 +444,8 @@ BUGS = [
         modules=(
             (
                 "capshm/broker/revocation.py",
-                "if memory.owner in shadows and sideband is not None:",
-                """if memory.owner in shadows and sideband is not None and any(
+                "if memory.owner in shadows:",
+                """if memory.owner in shadows and any(
                 entry.object is memory
                 for member in self.state.members.values()
                 for entry in member.space.overlapping(member.space.arena_start, member.space.arena_end)
@@ -460,10 +461,9 @@ BUGS = [
         modules=(
             (
                 "capshm/broker/revocation.py",
-                "if memory.owner in shadows and sideband is not None:",
+                "if memory.owner in shadows:",
                 """if (
                 memory.owner in shadows
-                and sideband is not None
                 and memory.id in self.state.segments.sizes(member.pid for member in self.state.members.values())
             ):""",
             ),
@@ -490,5 +490,35 @@ BUGS = [
         (),
         Node("tests/unit/test_model_revocation.py"),
         modules=(("capshm/model/epochs.py", "needed = then + (then & 1) + 2", "needed = then + 2 - (then & 1)"),),
+    ),
+    Bug(
+        "origin-of-the-storer",
+        "who stores somebody else's value makes it its own: its origin's revocation passes it over",
+        (("line.h", "origin != 0 ? origin : region->own_origin", "(void)origin, region->own_origin"),),
+        Node(f"{ORIGINS}::test_a_value_stored_again_by_somebody_else_is_still_the_first_ones"),
+    ),
+    Bug(
+        "dead-origin-kept",
+        "what belongs to an address space that is gone stays in objects: nobody is left to revoke it",
+        (("origin.c", "return (struct judgement){origin, is_gone,", "return (struct judgement){origin, false,"),),
+        Node(f"{ORIGINS}::test_a_dead_origin_takes_its_values_along"),
+    ),
+    Bug(
+        "stamp-ignored-by-sleepers",
+        "who wakes after a pass keeps the copies of others' values that it has revoked",
+        (
+            (
+                "origin.c",
+                "= last_revocation(record, value) > passes;",
+                "= last_revocation(record, value) > UINT32_MAX + passes;",
+            ),
+        ),
+        Node(f"{ORIGINS}::test_who_sleeps_loses_what_was_revoked_meanwhile_and_no_more"),
+    ),
+    Bug(
+        "ever-revoked-not-asked",
+        "a value from before a fork leads the child to memory that it has revoked",
+        (("origin.c", "if (last_revocation(revocation.record, *value) != 0) {", "if (false) {"),),
+        Node(f"{ORIGINS}::test_a_value_from_before_a_fork_never_leads_to_what_the_child_has_revoked"),
     ),
 ]

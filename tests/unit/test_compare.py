@@ -51,6 +51,11 @@ def run(setting):
 """
 
 
+def policy_of(line: dict[str, object]) -> str:
+    """Of a line of the document."""
+    return line["configuration"]["policy"]  # type: ignore[index, no-any-return]
+
+
 def compare(folder: Path, *words: str) -> dict[str, list[dict[str, object]]]:
     """The document of a comparison with `open`, by that workload; the results are in folder/run."""
     folder.mkdir(exist_ok=True)
@@ -65,7 +70,7 @@ def compare(folder: Path, *words: str) -> dict[str, list[dict[str, object]]]:
 def walls(folder: Path, policy: str) -> list[int]:
     """The wall times of a policy's cells, by rounds."""
     records = [each for each in results.read(folder / "run").records if isinstance(each, Measured)]
-    chosen = sorted((each.round, each.result.wall_ns) for each in records if each.cell.policy == policy)
+    chosen = sorted((each.round, each.result.wall_ns) for each in records if each.cell.configuration.policy == policy)
     return [wall for _, wall in chosen]
 
 
@@ -77,7 +82,7 @@ def test_a_known_cost_is_reported(tmp_path: Path) -> None:
     last but one of the ratios on either side, which hold their median in 999 runs of 1,000.
     """
     document = compare(tmp_path, "--policies", "dear", "--repeats", "15")
-    line = next(line for line in document["lines"] if line["policy"] == "dear")
+    line = next(line for line in document["lines"] if policy_of(line) == "dear")
     assert line["over"]["open"]["is_seen"]  # type: ignore[index]
     dear, plain = walls(tmp_path, "dear"), walls(tmp_path, "open")
     found = statistics.overhead(list(zip(dear, plain, strict=True)), seed=1, confidence=0.9999)
@@ -91,7 +96,7 @@ def check_equal_policies(folder: Path, comparisons: int, repeats: int) -> None:
     """No comparison of `open` with its alias shows a difference; each has cells of its own."""
     sizes = [str(65_536 + number) for number in range(comparisons)]
     document = compare(folder, "--policies", "alias", "--repeats", str(repeats), "--sizes", *sizes)
-    lines = [line for line in document["lines"] if line["policy"] == "alias"]
+    lines = [line for line in document["lines"] if policy_of(line) == "alias"]
     assert len(lines) == comparisons
     for line in lines:
         over = line["over"]["open"]  # type: ignore[index]
@@ -116,7 +121,7 @@ def test_equal_policies_are_not_called_different_in_twenty_runs(tmp_path: Path) 
 def test_the_table_is_for_people_and_a_folder_keeps_it(tmp_path: Path) -> None:
     """What is printed is in table.txt, and --show prints it again; JSON goes to standard output alone."""
     document = compare(tmp_path, "--policies", "alias", "--repeats", "1")
-    assert {line["policy"] for line in document["lines"]} == {"open", "alias"}
+    assert {policy_of(line) for line in document["lines"]} == {"open", "alias"}
     assert document["manifest"]["plan"]["seed"] == 1  # type: ignore[call-overload]
     command = [sys.executable, "-m", "capshm", "compare", "--show", str(tmp_path / "run")]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -10,7 +10,9 @@ import pytest
 
 from capshm._native import lib
 from capshm.lab import trace, workloads
-from capshm.lab.plan import Case, Cell, Choice, Plan, PlanError, choose, complete, read
+from capshm.lab.comparison import AXES, Case, Comparison, Configuration
+from capshm.lab.plan import Cell, Choice, Plan, PlanError, choose, complete, read
+from capshm.machine import Machine, choices
 
 
 def a_file(folder: Path, text: str) -> Path:
@@ -20,25 +22,40 @@ def a_file(folder: Path, text: str) -> Path:
     return path
 
 
+def machine(policy: str) -> Configuration:
+    """With all else as a machine has it by itself."""
+    return Configuration(policy, "stop-the-world", "gate", "vmspace")
+
+
+PLAIN = Configuration("plain")
+
+
 def a_plan(repeats: int = 5, seed: int = 3) -> Plan:
-    """Of two cases and three policies."""
-    cases = (Case("prefork", 1 << 20), Case("ring", 1 << 20))
-    return Plan(
-        cases=cases, policies=("plain", "open", "isolated"), baseline="plain", repeats=repeats, seed=seed, timeout=60
-    )
+    """Of two cases and three policies, and of two revokers with one of the cases."""
+    cases = (Case("prefork", 1 << 20), Case("churn", 1 << 20))
+    policies = Comparison(cases, (PLAIN, machine("open"), machine("isolated")), "plain")
+    revokers = Comparison(cases[1:], (PLAIN, Configuration("open", "none"), machine("open")), "plain")
+    return Plan(comparisons=(policies, revokers), repeats=repeats, seed=seed, timeout=60)
 
 
 # What is run
 
 
 def test_without_a_word_everything_is_run() -> None:
-    """All workloads at their own sizes, under all policies, beside the baseline; `open` is next to it."""
+    """All workloads at their own sizes, under all policies, beside the baseline; `open` is next to it.
+
+    What frees memory is run with all revokers, too.
+    """
     plan = complete(Choice(workloads=workloads.NAMES))
-    assert [case.workload for case in plan.cases] == list(workloads.NAMES)
-    assert [case.size for case in plan.cases] == [workloads.default_size(name) for name in workloads.NAMES]
-    assert plan.policies[:2] == ("plain", "open")
-    assert {"cheribsd", "isolated"} < set(plan.policies)
-    assert plan.references == ("plain", "open")
+    policies, revokers = plan.comparisons
+    assert [case.workload for case in policies.cases] == list(workloads.NAMES)
+    assert [case.size for case in policies.cases] == [workloads.default_size(name) for name in workloads.NAMES]
+    assert policies.configurations[:2] == (PLAIN, machine("open"))
+    assert {machine("cheribsd"), machine("isolated")} < set(policies.configurations)
+    assert policies.references == ["plain", "open"]
+    assert [case.workload for case in revokers.cases] == ["churn"]
+    assert revokers.configurations == (PLAIN, Configuration("cheribsd", "none"), machine("cheribsd"))
+    assert revokers.references == ["plain", "none"]
 
 
 def test_a_file_says_everything(tmp_path: Path) -> None:
@@ -46,18 +63,91 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
     path = a_file(
         tmp_path,
         'workloads = ["ring"]\nsizes = [65_536, 131_072]\npolicies = ["cheribsd", "cheribsd", "open"]\n'
+        'revokers = ["stop-the-world", "none"]\nstoppers = ["sigstop"]\nscopes = ["vmspace"]\n'
         'baseline = "open"\nrepeats = 4\nseed = 9\ntimeout = 30\ntraces = []\n',
     )
     plan = complete(Choice(), read(path))
-    assert plan == Plan(
-        cases=(Case("ring", 65_536), Case("ring", 131_072)),
-        policies=("open", "cheribsd"),
-        baseline="open",
-        repeats=4,
-        seed=9,
-        timeout=30,
+    configurations = [
+        (Configuration(policy, "none"), Configuration(policy, "stop-the-world", "sigstop", "vmspace"))
+        for policy in ("open", "cheribsd")
+    ]
+    compared = Comparison(
+        (Case("ring", 65_536), Case("ring", 131_072)), (*configurations[0], *configurations[1]), "open"
     )
-    assert plan.references == ("open",)
+    assert plan == Plan(comparisons=(compared,), repeats=4, seed=9, timeout=30)
+    assert compared.references == ["open", "none"]
+
+
+def test_axes_are_combined() -> None:
+    """Whatever is named; a revoker that never revokes needs no stopper and no scope, and plain memory has none."""
+    stoppers = choices("stopper")
+    (found,) = complete(Choice(workloads=("ring",), policies=("cheribsd",), stoppers=tuple(stoppers))).comparisons
+    assert found.axes == ["stopper"]
+    assert found.references == ["plain", "gate"]
+    assert found.values("stopper") == stoppers
+    assert len(found.configurations) == 1 + len(stoppers)
+    named = Choice(
+        workloads=("ring",),
+        policies=("cheribsd", "isolated"),
+        revokers=("none", "stop-the-world"),
+        stoppers=("gate", "sigstop"),
+    )
+    (found,) = complete(named).comparisons
+    assert len(found.configurations) == 1 + 2 * (1 + 2)
+    assert len(set(map(found.name, found.configurations))) == 7
+    assert found.title == "policies, revokers, stoppers; scope vmspace"
+    for case in (
+        named,
+        Choice(workloads=("churn",), scopes=("vmspace",)),
+        Choice(workloads=("churn",), revokers=("none",)),
+    ):
+        assert len(complete(case).comparisons) == 1
+
+
+def test_each_is_compared_with_what_differs_in_one_thing() -> None:
+    """With the baseline, and along each axis with what stands for it; where that is missing or itself, with nothing."""
+    named = Choice(
+        workloads=("ring",),
+        policies=("open", "isolated"),
+        revokers=("none", "stop-the-world"),
+        stoppers=("gate", "sigstop"),
+    )
+    (found,) = complete(named).comparisons
+    stopped = Configuration("isolated", "stop-the-world", "sigstop", "vmspace")
+    never = Configuration("isolated", "none")
+    assert {name: found.counterpart(stopped, name) for name in found.references} == {
+        "plain": PLAIN,
+        "open": Configuration("open", "stop-the-world", "sigstop", "vmspace"),
+        "none": never,
+        "gate": machine("isolated"),
+    }
+    assert {name: found.counterpart(never, name) for name in found.references} == {
+        "plain": PLAIN,
+        "open": Configuration("open", "none"),
+        "none": None,
+        "gate": None,
+    }
+    assert [found.counterpart(PLAIN, name) for name in found.references] == [None] * 4
+
+
+@pytest.mark.parametrize("baseline", ["none", "stop-the-world"])
+def test_a_baseline_may_be_a_revoker(baseline: str) -> None:
+    """Then each policy is compared with itself under that revoker."""
+    choice = Choice(workloads=("ring",), policies=("cheribsd",), revokers=("none", "stop-the-world"), baseline=baseline)
+    (found,) = complete(choice).comparisons
+    assert found.configurations[0].revoker == baseline
+    other = found.configurations[1]
+    assert found.counterpart(other, baseline) == found.configurations[0]
+    assert found.counterpart(found.configurations[0], baseline) is None
+
+
+def test_a_baseline_may_be_a_policy() -> None:
+    """Policies are compared with it, revokers with none."""
+    policies, revokers = complete(Choice(workloads=("churn",), baseline="cheribsd")).comparisons
+    assert policies.references == ["cheribsd", "open"]
+    assert policies.counterpart(machine("isolated"), "cheribsd") == machine("cheribsd")
+    assert revokers.configurations == (Configuration("cheribsd", "none"), machine("cheribsd"))
+    assert revokers.references == ["none"]
 
 
 def test_the_command_line_goes_first(tmp_path: Path) -> None:
@@ -119,7 +209,7 @@ def test_patience_grows_with_size() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('polices = ["open"]', "'polices' is unknown; did you mean 'policies'"),
+        ('polices = ["open"]', "'polices' is unknown; there are: .*; did you mean 'policies'"),
         ("zzz = 1", "there are: workloads, sizes"),
         ("repeats = 0", "repeats"),
         ("repeats = 2.5", "repeats"),
@@ -156,9 +246,15 @@ def test_what_is_no_file_is_refused(tmp_path: Path, content: bytes | None) -> No
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        (Choice(workloads=("prefrok",)), "'prefrok' is unknown; did you mean 'prefork'"),
+        (Choice(workloads=("prefrok",)), "'prefrok' is unknown; there are: prefork, ring, .*; did you mean 'prefork'"),
         (Choice(policies=("opne",)), "did you mean 'open'"),
         (Choice(baseline="plian"), "did you mean 'plain'"),
+        (Choice(revokers=("stop-the-word",)), "there are: none, stop-the-world; did you mean 'stop-the-world'"),
+        (Choice(revokers=("plain",)), "revoker 'plain' is unknown"),
+        (Choice(stoppers=("zzz",)), "stopper 'zzz' is unknown; there are: gate, "),
+        (Choice(scopes=("everything",)), "scope 'everything' is unknown; there are: vmspace"),
+        (Choice(baseline="gate"), "nothing to compare gate with"),
+        (Choice(revokers=()), "nothing to compare plain with"),
         (Choice(policies=("plain",)), "nothing to compare plain with"),
         (Choice(policies=()), "nothing to compare plain with"),
         (Choice(workloads=()), "nothing to run"),
@@ -170,15 +266,40 @@ def test_what_there_is_not_is_refused(choice: Choice, message: str) -> None:
         complete(choice)
 
 
+@pytest.mark.parametrize("axis", AXES)
+def test_what_may_be_named_is_what_a_machine_takes(axis: str) -> None:
+    """All of it, and by itself one of them."""
+    for name in choices(axis):
+        Machine(**{axis: name})  # type: ignore[arg-type]
+    named = {plural: tuple(choices(other)) for other, plural in AXES.items() if other == axis}
+    (found,) = complete(choose(workloads=["ring"], **named)).comparisons
+    assert set(found.values(axis)) == set(choices(axis))
+    assert set(complete(Choice(workloads=("ring",))).comparisons[0].values(axis)) <= set(choices(axis))
+
+
 # The order of cells
 
 
 def test_a_round_runs_every_cell_once() -> None:
-    """All cases under all policies, with the plan's seed."""
+    """All cases in all configurations, with the plan's seed; what two comparisons have in common is run once."""
     plan = a_plan()
-    expected = Counter((case, policy, 3) for case in plan.cases for policy in plan.policies)
+    expected = Counter(
+        (case.workload, name)
+        for case, names in zip(
+            plan.cases, (["plain", "open", "isolated"], ["plain", "open", "isolated", "none"]), strict=True
+        )
+        for name in names
+    )
     for number in range(1, 6):
-        assert Counter((cell.case, cell.policy, cell.seed) for cell in plan.round(number)) == expected
+        found = plan.round(number)
+        assert (
+            Counter(
+                (cell.case.workload, "none" if cell.configuration.revoker == "none" else cell.configuration.policy)
+                for cell in found
+            )
+            == expected
+        )
+        assert {cell.seed for cell in found} == {3}
 
 
 def test_rounds_have_orders_of_their_own() -> None:
@@ -186,7 +307,7 @@ def test_rounds_have_orders_of_their_own() -> None:
     orders = [tuple(a_plan().round(number)) for number in range(1, 6)]
     assert len(set(orders)) == 5
     assert orders == [tuple(a_plan().round(number)) for number in range(1, 6)]
-    assert list(orders[0]) != [Cell(cell.case, cell.policy, 3) for cell in a_plan(seed=4).round(1)]
+    assert list(orders[0]) != [Cell(cell.case, cell.configuration, 3) for cell in a_plan(seed=4).round(1)]
 
 
 # The command
@@ -198,10 +319,12 @@ def test_a_dry_run_shows_cells_and_time(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "capshm", "compare", "--dry-run", "--workloads", "ring", "--sizes", "65536"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "ring of 64 KiB: plain, open, cheribsd, isolated" in done.stdout
-    assert "4 cells a round, 9 rounds" in done.stdout
+    assert "4 cells a round, 8 rounds" in done.stdout
     assert "about" in done.stdout
     document = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
-    assert document["plan"]["cases"] == [{"workload": "ring", "size": 65_536, "trace": None}]
+    (comparison,) = document["plan"]["comparisons"]
+    assert comparison["cases"] == [{"workload": "ring", "size": 65_536, "trace": None}]
+    assert {"policy": "plain", "revoker": None, "stopper": None, "scope": None} in comparison["configurations"]
     assert document["seconds"] > 0
     assert list(tmp_path.iterdir()) == []
 
@@ -215,6 +338,9 @@ def test_a_dry_run_shows_cells_and_time(tmp_path: Path) -> None:
         (["--sizes", "many"], "--sizes"),
         (["--repeats", "0"], "repeats"),
         (["--workloads", "rnig"], "did you mean 'ring'"),
+        (["--revokers", "stop-the-word"], "there are: none, stop-the-world; did you mean 'stop-the-world'"),
+        (["--stoppers", "zzz"], "there are: gate, "),
+        (["--scopes", "zzz"], "there are: vmspace"),
         (["--unknown"], "--unknown"),
         (["--plan", "nowhere.toml"], "nowhere.toml"),
     ],

@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from capshm.lab import database, facts, results
-from capshm.lab.plan import Case, Cell, Plan
+from capshm.lab.comparison import Case, Comparison, Configuration
+from capshm.lab.plan import Cell, Plan
 from capshm.lab.results import Canary, Failed, Manifest, Measured, Record, Result, Results, ResultsError
 
 CASE = Case("prefork", 1 << 20)
 TRACED = Case("trace", 4096, "/somewhere/build.trace")
-PLAN = Plan(cases=(CASE, TRACED), policies=("plain", "open"), baseline="plain", repeats=2, seed=5, timeout=60)
+PLAIN, OPEN = Configuration("plain"), Configuration("open", "stop-the-world", "gate", "vmspace")
+PLAN = Plan(comparisons=(Comparison((CASE, TRACED), (PLAIN, OPEN), "plain"),), repeats=2, seed=5, timeout=60)
 RECORDS: list[Record] = [
     Canary(1, 0.15),
-    Measured(1, Cell(CASE, "plain", 5), Result(100, 90, 20, {"operations": 7, "crossed": 0}, 11)),
-    Measured(1, Cell(TRACED, "open", 5), Result(200, 190, 30, {"operations": 9, "crossed": 4}, (1 << 64) - 1)),
-    Failed(1, Cell(CASE, "open", 5), "CellFailed: a worker\nwas killed: “±”"),
+    Measured(1, Cell(CASE, PLAIN, 5), Result(100, 90, 20, {"operations": 7, "crossed": 0}, 11)),
+    Measured(1, Cell(TRACED, OPEN, 5), Result(200, 190, 30, {"operations": 9, "crossed": 4}, (1 << 64) - 1)),
+    Failed(1, Cell(CASE, OPEN, 5), "CellFailed: a worker\nwas killed: “±”"),
     Canary(2, None),
 ]
 
@@ -143,13 +145,13 @@ def test_damaged_lines_are_named_and_the_others_kept(tmp_path: Path, line: bytes
     [
         (b"", "damaged"),
         (b"{", "damaged"),
-        (b'{"schema": 1}', "damaged"),
-        (b'{"schema": 2}', "schema 2; this version of capshm reads 1"),
+        (b'{"schema": 2}', "damaged"),
+        (b'{"schema": 3}', "schema 3; this version of capshm reads 2"),
         (b"\xff", "damaged"),
     ],
 )
 def test_a_folder_without_a_good_manifest_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    """Damaged, or of a later version."""
+    """Damaged, or of another version."""
     folder = a_folder(tmp_path / "run")
     (folder / results.MANIFEST).write_bytes(content)
     with pytest.raises(ResultsError, match=message):
@@ -173,13 +175,28 @@ def test_sql_has_the_same(tmp_path: Path) -> None:
     with closing(sqlite3.connect(folder / results.DATABASE)) as connection:
         ask = connection.execute
         assert ask("SELECT * FROM cells").fetchall() == [
-            (1, 1, "prefork", 1 << 20, None, "plain", 5, 100, 90, 20, "000000000000000b"),
-            (2, 1, "trace", 4096, "/somewhere/build.trace", "open", 5, 200, 190, 30, "f" * 16),
+            (1, 1, "prefork", 1 << 20, None, "plain", None, None, None, 5, 100, 90, 20, "000000000000000b"),
+            (
+                2,
+                1,
+                "trace",
+                4096,
+                "/somewhere/build.trace",
+                "open",
+                "stop-the-world",
+                "gate",
+                "vmspace",
+                5,
+                200,
+                190,
+                30,
+                "f" * 16,
+            ),
         ]
         assert ask("SELECT cell, value FROM counts WHERE name = 'crossed' ORDER BY cell").fetchall() == [(1, 0), (2, 4)]
-        assert ask("SELECT policy, message FROM failures").fetchall() == [
-            ("open", "CellFailed: a worker\nwas killed: “±”")
+        assert ask("SELECT policy, revoker, stopper, scope, message FROM failures").fetchall() == [
+            ("open", "stop-the-world", "gate", "vmspace", "CellFailed: a worker\nwas killed: “±”")
         ]
         assert ask("SELECT * FROM canary").fetchall() == [(1, 0.15), (2, None)]
-        assert ask("SELECT value FROM run WHERE key = 'schema'").fetchall() == [("1",)]
+        assert ask("SELECT value FROM run WHERE key = 'schema'").fetchall() == [("2",)]
         assert ask("SELECT value FROM run WHERE key = 'machine'").fetchone()[0]

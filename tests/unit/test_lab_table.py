@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from capshm.lab import table, workloads
+from capshm.lab.comparison import Case, Comparison, Configuration
 from capshm.lab.facts import Facts
-from capshm.lab.plan import Case, Cell, Choice, Plan, complete
+from capshm.lab.plan import Cell, Choice, Plan, complete
 from capshm.lab.readme import markers
 from capshm.lab.results import Canary, Failed, Manifest, Measured, Record, Result
 from capshm.lab.statistics import Interval, Overhead
@@ -22,9 +23,12 @@ BEGIN, END = markers("compare")
 BUILT_IN_POLICIES = ("open", "cheribsd", "isolated")
 FACTS = Facts("0.9", "release", "3.11.7", "A Processor With A Rather Long Name", "6.1", 2, "2026-01-02T03:04:05Z")
 CASES = (Case("prefork", 4 << 20), Case("trace", 65_536, "/somewhere/build.trace"))
-PLAN = Plan(
-    cases=CASES, policies=("plain", "open", "cheribsd", "isolated"), baseline="plain", repeats=7, seed=5, timeout=60
-)
+MACHINES = {
+    "plain": Configuration(PLAIN),
+    **{policy: Configuration(policy, "stop-the-world", "gate", "vmspace") for policy in BUILT_IN_POLICIES},
+}
+POLICIES = Comparison(CASES, tuple(MACHINES.values()), "plain")
+PLAN = Plan(comparisons=(POLICIES,), repeats=7, seed=5, timeout=60)
 MILLISECONDS = {"plain": 100, "open": 120, "cheribsd": 450, "isolated": 120.1}
 
 
@@ -43,7 +47,7 @@ def records() -> list[Record]:
                     "refused": 1,
                 }
                 result = Result(int(milliseconds * noise * 1e6), int(3e6 * noise), 1, counts, 1 << 63)
-                found.append(Measured(number, Cell(case, policy, 5), result))
+                found.append(Measured(number, Cell(case, MACHINES[policy], 5), result))
     return found
 
 
@@ -52,12 +56,18 @@ def text(found: list[Record]) -> str:
     return table.text(Manifest(PLAN, FACTS), summarize(PLAN, found))
 
 
-def rows(found: str) -> list[str]:
-    """The table itself, each line with single spaces."""
+def tables(found: str) -> list[list[str]]:
+    """Each table, its lines with single spaces."""
     lines = [" ".join(line.split()) for line in found.splitlines()]
-    first = next(number for number, line in enumerate(lines) if line.startswith("workload"))
-    last = next(number for number, line in enumerate(lines) if number > first and line.startswith("median:"))
-    return lines[first : last - 1]
+    begins = [number for number, line in enumerate(lines) if line.startswith("workload ")]
+    ends = [number - 2 for number in begins[1:]]  # a title and an empty line stand before each
+    ends.append(next(number for number, line in enumerate(lines) if line.startswith("median:")))
+    return [lines[begin : end - 1] for begin, end in zip(begins, ends, strict=True)]
+
+
+def rows(found: str) -> list[str]:
+    """The first table."""
+    return tables(found)[0]
 
 
 def test_the_table_reads() -> None:
@@ -80,8 +90,12 @@ def test_the_table_reads() -> None:
 
 def test_failed_cells_are_listed() -> None:
     """With round, cell and reason, and in their place in the table; a policy without any result says so."""
-    found = [each for each in records() if not (isinstance(each, Measured) and each.cell.policy == "isolated")]
-    found += [Failed(number, Cell(CASES[0], "isolated", 5), "Traceback:\nCellFailed: why") for number in (1, 2)]
+    found = [
+        each for each in records() if not (isinstance(each, Measured) and each.cell.configuration.policy == "isolated")
+    ]
+    found += [
+        Failed(number, Cell(CASES[0], MACHINES["isolated"], 5), "Traceback:\nCellFailed: why") for number in (1, 2)
+    ]
     shown = text(found)
     assert "2 cells failed" in shown
     assert "round 1, prefork of 4 MiB, isolated: CellFailed: why" in shown
@@ -94,7 +108,7 @@ def a_change(found: list[Record], policy: str, **changes: object) -> list[Record
     place, record = next(
         (place, each)
         for place, each in enumerate(found)
-        if isinstance(each, Measured) and (each.cell.case, each.cell.policy) == (CASES[0], policy)
+        if isinstance(each, Measured) and (each.cell.case, each.cell.configuration) == (CASES[0], MACHINES[policy])
     )
     changed = msgspec.structs.replace(record, result=msgspec.structs.replace(record.result, **changes))
     return [*found[:place], changed, *found[place + 1 :]]
@@ -107,7 +121,7 @@ def test_cases_whose_cells_differ_in_their_work_fail(changes: dict[str, object])
     assert not found.is_whole
     assert [each.case for each in found.different] == [CASES[0]]
     assert all(line.wall is None for line in found.lines if line.case == CASES[0])
-    assert all(line.over for line in found.lines if line.case == CASES[1] and line.policy != "plain")
+    assert all(line.over for line in found.lines if line.case == CASES[1] and line.configuration.policy != "plain")
     shown = table.text(Manifest(PLAN, FACTS), found)
     assert "have not done the same work" in shown
     assert (
@@ -185,7 +199,7 @@ def test_a_readme_gets_the_table(tmp_path: Path) -> None:
         table.rewrite_readme(path, table.text(manifest, found), found)
         shown = path.read_text(encoding="utf-8")
         assert shown.startswith(f"before\n{BEGIN}\n\n```\ncapshm 0.9")
-        assert shown.endswith(f"and so has none of them.\n```\n\n{END}\nafter\n")
+        assert shown.endswith(f"so nothing crosses in them.\n```\n\n{END}\nafter\n")
     for wrong in ("nothing", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{END}" * 2):
         path.write_text(wrong, encoding="utf-8")
         with pytest.raises(ValueError, match="must hold one line"):
@@ -196,23 +210,67 @@ def test_a_readme_gets_the_table(tmp_path: Path) -> None:
 def test_a_readme_gets_no_run_that_says_little(tmp_path: Path) -> None:
     """With too few rounds, or with a failed cell."""
     first = [each for each in records() if each.round == 1]
-    failed = [*records(), Failed(1, Cell(CASES[0], "open", 5), "")]
+    failed = [*records(), Failed(1, Cell(CASES[0], MACHINES["open"], 5), "")]
     for found in (summarize(PLAN, first), summarize(PLAN, failed)):
         with pytest.raises(ValueError, match="is none"):
             table.rewrite_readme(tmp_path / "README.md", "a table", found)
 
 
-def test_the_readme_has_every_workload_under_every_policy() -> None:
+def test_the_readme_has_every_workload_in_every_configuration() -> None:
     """All that come with capshm, each line with its time; none has failed, and each overhead says something."""
     _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)
-    shown = rows(rest.partition(END)[0])
-    plan = complete(Choice(workloads=(*workloads.BUILT_IN, workloads.TRACE)))
-    policies = [PLAIN, *sorted(BUILT_IN_POLICIES, key=plan.policies.index)]
-    labels = [plan.label(case) for case in plan.cases]
-    blocks = [list(block) for is_empty, block in itertools.groupby(shown[1:], lambda line: not line) if not is_empty]
-    assert [next(label for label in labels if block[0].startswith(f"{label} ")) for block in blocks] == labels
-    for block in blocks:
-        for line, policy in zip(block, policies, strict=True):
-            assert re.search(rf"(^|[ ]){policy} [\d.]+ (µs|ms|s)( |$)", line), line
-            assert "failed" not in line
-            assert "too few" not in line
+    shown = rest.partition(END)[0]
+    plan = complete(Choice(workloads=(*workloads.BUILT_IN, workloads.TRACE), policies=BUILT_IN_POLICIES))
+    assert "failed" not in shown
+    for comparison, found in zip(plan.comparisons, tables(shown), strict=True):
+        assert comparison.title in shown.splitlines()
+        labels = [plan.label(case) for case in comparison.cases]
+        groups = [
+            list(lines) for is_empty, lines in itertools.groupby(found[1:], lambda line: not line) if not is_empty
+        ]
+        assert [next(label for label in labels if group[0].startswith(f"{label} ")) for group in groups] == labels
+        for group in groups:
+            for line, configuration in zip(group, comparison.configurations, strict=True):
+                name = comparison.name(configuration).replace("/", " ")
+                assert re.search(rf"(^|[ ]){name} [\d.,]+ (µs|ms|s)( |$)", line), line
+                assert "too few" not in line
+
+
+REVOKERS = [
+    Configuration("cheribsd", "none"),
+    Configuration("cheribsd", "stop-the-world", "gate", "vmspace"),
+    Configuration("cheribsd", "stop-the-world", "sigstop", "vmspace"),
+]
+
+
+def test_a_table_for_each_comparison() -> None:
+    """With its title, a column for each axis that varies, and what was run for both of them in both."""
+    revokers = Comparison(CASES[:1], (MACHINES["plain"], *REVOKERS), "plain")
+    plan = Plan(comparisons=(POLICIES, revokers), repeats=7, seed=5, timeout=60)
+    found = records()
+    for number in range(1, 8):
+        for place, configuration in enumerate(REVOKERS):
+            if place != 1:  # that is among the policies already
+                result = Result(
+                    (300 + 300 * place) * 10**6 + number, 1, 1, {"operations": 10, "passes": place}, 1 << 63
+                )
+                found.append(Measured(number, Cell(CASES[0], configuration, 5), result))
+    shown = table.text(Manifest(plan, FACTS), summarize(plan, found))
+    assert "policies; revoker stop-the-world, stopper gate, scope vmspace" in shown.splitlines()
+    assert "revokers, stoppers; policy cheribsd, scope vmspace" in shown.splitlines()
+    policies, revoked = tables(shown)
+    assert policies == rows(text(records()))
+    assert revoked[0] == "workload size policy revoker stopper median over plain over none over gate passes"
+    assert revoked[2] == "prefork 4 MiB plain 100 ms"
+    assert re.fullmatch(r"cheribsd none 300 ms × 3(\.\d+)? \[.*\] 0", revoked[3])
+    assert re.fullmatch(r"cheribsd stop-the-world gate 450 ms × 4\.5.* × 1\.5.* \[.*\]", revoked[4])
+    assert re.fullmatch(r"cheribsd stop-the-world sigstop 900 ms × 9.* × 3 .* × 2.* \[.*\] 2", revoked[5])
+
+
+def test_failures_name_what_distinguishes_configurations() -> None:
+    """The policy, and what varies beside it."""
+    plan = Plan(comparisons=(Comparison(CASES[:1], tuple(REVOKERS), "none"),), repeats=1, seed=5, timeout=60)
+    failed = [Failed(1, Cell(CASES[0], configuration, 5), "why") for configuration in REVOKERS]
+    shown = table.text(Manifest(plan, FACTS), summarize(plan, failed))
+    for name in ("cheribsd/none", "cheribsd/stop-the-world/gate", "cheribsd/stop-the-world/sigstop"):
+        assert f"round 1, prefork of 4 MiB, {name}: why" in shown

@@ -13,7 +13,7 @@ import pytest
 from capshm.lab import workloads
 from capshm.lab.cell import Cell
 from capshm.lab.crew import CellFailed, Crew
-from capshm.lab.workloads import LARGEST, PLAIN, SMALLEST, descriptors, prefork, ring, zygote
+from capshm.lab.workloads import LARGEST, PLAIN, SMALLEST, churn, descriptors, prefork, ring, zygote
 from capshm.lab.world import Plain
 from tests.faults import plugins
 from tests.faults.isolation import isolated
@@ -28,9 +28,11 @@ def run_cell(**wanted: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(COMMAND, input=json.dumps(wanted), capture_output=True, text=True, check=False)
 
 
-def answer_of(workload: str, policy: str, *, size: int = SIZE, seed: int = 7) -> dict[str, int]:
+def answer_of(
+    workload: str, policy: str, *, size: int = SIZE, seed: int = 7, revoker: str | None = None
+) -> dict[str, int]:
     """The counts of a cell, and its checksum; the times are only looked at."""
-    done = run_cell(workload=workload, policy=policy, size=size, seed=seed, trace=None)
+    done = run_cell(workload=workload, policy=policy, size=size, seed=seed, trace=None, revoker=revoker)
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     assert set(answer) == {"wall_ns", "cpu_ns", "setup_ns", "counts", "checksum"}
@@ -84,7 +86,25 @@ def test_counts_are_those_of_the_policy(workload: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workload", EXPECTED)
+def test_churn_is_revoked_where_there_is_a_revoker() -> None:
+    """The same work in every world; each process that frees enough has its memory revoked before it uses it again."""
+    size = 4 << 20  # the parent's quarantine fills the heap up to where passes begin, and each worker inherits it
+    objects = size * len(churn.SIZES) // sum(churn.SIZES)
+    plain = answer_of("churn", PLAIN, size=size)
+    work = {
+        "operations": objects + 2 * objects * (1 + churn.WORKERS * churn.TURNS),
+        "forks": churn.WORKERS,
+        "checksum": plain["checksum"],
+    }
+    assert plain == work | {"passes": 0}
+    assert answer_of("churn", "cheribsd", size=size, revoker="none") == work | {"passes": 0}
+    revoked = answer_of("churn", "cheribsd", size=size, revoker="stop-the-world")
+    assert revoked == work | {"passes": revoked["passes"]}
+    assert revoked["passes"] >= churn.WORKERS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", [*EXPECTED, "churn"])
 def test_seed_gives_the_work(workload: str) -> None:
     """One seed, one checksum, in every run; another seed, another; the smallest size will do, and the largest seed."""
     of_seed = {seed: answer_of(workload, PLAIN, size=SMALLEST, seed=seed) for seed in (0, 1, (1 << 64) - 1)}
@@ -95,14 +115,14 @@ def test_seed_gives_the_work(workload: str) -> None:
 
 def test_all_workloads_are_described() -> None:
     """Each has a line, a paragraph, and a default size that a cell may have; an unknown name is told the known ones."""
-    assert tuple(EXPECTED) == workloads.NAMES
+    assert (*EXPECTED, "churn") == workloads.NAMES
     for name in workloads.NAMES:
         line, paragraph = workloads.describe(name)
         assert line.endswith(".")
         assert "\n" not in line
         assert len(paragraph.splitlines()) > 2
         assert SMALLEST <= workloads.default_size(name) <= LARGEST
-    with pytest.raises(ValueError, match=r"no workload 'sheep'.*prefork, ring, zygote, descriptors"):
+    with pytest.raises(ValueError, match=r"no workload 'sheep'.*prefork, ring, zygote, descriptors, churn"):
         workloads.find("sheep")
 
 
@@ -120,6 +140,10 @@ WRONG = [
     ({"seed": -1}, "not -1"),
     ({"seed": 1 << 64}, f"not {1 << 64}"),
     ({"trace": "program.trace"}, "and no other"),
+    ({"revoker": "regret"}, "revoker must be one of none, stop-the-world, not 'regret'"),
+    ({"stopper": "wall"}, "stopper must be one of gate, "),
+    ({"scope": "everything"}, "scope must be one of vmspace, "),
+    ({"policy": PLAIN, "revoker": "none", "scope": "vmspace"}, "no machine, and has no revoker and no scope"),
     ({"sizes": 1}, "'sizes'"),
 ]
 
@@ -189,7 +213,7 @@ def test_workloads_are_plug_ins(tmp_path: Path) -> None:
     assert "CellFailed: the workload 'dog' has measured nothing" in idle.stderr
     program = "from capshm.lab import workloads as w; print(*w.NAMES, *w.describe('sheep'), w.default_size('sheep'))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    assert shown.stdout.strip().endswith("descriptors dog sheep A flock. Whatever sheep do. 65536")
+    assert shown.stdout.strip().endswith("churn dog sheep A flock. Whatever sheep do. 65536")
 
 
 @pytest.mark.slow
@@ -224,7 +248,7 @@ for name in workloads.NAMES:
 assert len(os.listdir("/proc/self/task")) == 1
 unwanted = {"numpy", "scipy", "polars", "rich", "msgspec", "psutil", "asyncio"}
 unwanted |= {f"capshm.lab.{name}" for name in
-             "plan run keeper canary results database statistics summary table progress facts".split()}
+             "comparison plan run keeper canary results database statistics summary table progress facts".split()}
 assert not unwanted & set(sys.modules), unwanted & set(sys.modules)
 """
 

@@ -1,8 +1,9 @@
 """The workloads: what is run under each policy, one file each.
 
 A workload is a module with a docstring that says what it stands for, `DEFAULT_SIZE` in bytes, and `run(setting)`, which
-sets up, does its work within `setting.measured()`, and leaves no process behind. Others are found by their names in the
-entry point group "capshm.workloads".
+sets up, does its work within `setting.measured()`, and leaves no process behind. One that frees what it has allocated,
+so that revocation has to do with it, says `FREES_MEMORY = True`. Others are found by their names in the entry point
+group "capshm.workloads".
 
 Importing this imports no workload.
 """
@@ -26,7 +27,7 @@ SMALLEST, LARGEST = 64 << 10, 4 << 30
 MOST_FORKS = 4096
 """Of one cell."""
 
-BUILT_IN = ("prefork", "ring", "zygote", "descriptors")
+BUILT_IN = ("prefork", "ring", "zygote", "descriptors", "churn")
 
 NAMES: Final = (*BUILT_IN, *sorted(entry_points(group=GROUP).names - {*BUILT_IN, TRACE}))
 """All that run without further input, in the order of the table."""
@@ -71,3 +72,8 @@ def describe(name: str) -> tuple[str, str]:
 def default_size(name: str) -> int:
     """Bytes that make a measured section of some tenths of a second on two slow processors."""
     return find(name).DEFAULT_SIZE
+
+
+def frees_memory(name: str) -> bool:
+    """Whether a revoker makes a difference to it."""
+    return bool(getattr(find(name), "FREES_MEMORY", False))

@@ -44,18 +44,19 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 
 def emulated(
-    policy: str = "cheribsd", *, revoker: str = "stop-the-world"
+    policy: str = "cheribsd", *, revoker: str = "stop-the-world", scope: str = "vmspace"
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a test the first process of a machine, in an interpreter of its own, from which it may fork; so it is slow.
 
-    A parameter `machine` of the test is that machine; a parametrized `policy` is the machine's.
+    A parameter `machine` of the test is that machine; a parametrized `policy` or `scope` is the machine's.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function)
 
         def body(**arguments: object) -> None:
-            with Machine(policy=str(arguments.get("policy", policy)), revoker=revoker) as machine:
+            chosen = {name: str(arguments.get(name, usual)) for name, usual in (("policy", policy), ("scope", scope))}
+            with Machine(policy=chosen["policy"], revoker=revoker, scope=chosen["scope"]) as machine:
                 if "machine" in signature.parameters:
                     arguments["machine"] = machine
                 try:
