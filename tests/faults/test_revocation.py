@@ -294,6 +294,25 @@ def test_stopped_by_sigstop() -> None:
         end.close()
 
 
+@isolated(core="steps")
+def test_malloc_keeps_what_could_not_be_revoked() -> None:
+    """While somebody is stopped inside an operation a flush fails, nothing is used again; the next one has it all."""
+    with clean_machine(stop_timeout=SHORT):
+        memory, freed = anonymous(), bsd.malloc(64)
+        bsd.free(freed)
+        with Child(partial(stop_inside, partial(memory.load_capability, 0))) as straggler:
+            assert straggler.wait_stopped()
+            with pytest.raises(RevocationIncomplete) as caught:
+                bsd.malloc_revoke_quarantine_force_flush()
+            assert caught.value.processes == [(straggler.pid, "stopped inside an operation")]
+            assert freed.base not in {bsd.malloc(64).base for _ in range(64)}
+            straggler.resume()
+            assert straggler.wait() == 0
+        bsd.malloc_revoke_quarantine_force_flush()
+        assert not freed.tag
+        assert freed.base in {bsd.malloc(64).base for _ in range(64)}
+
+
 @isolated()
 def test_a_sleeper_clears_its_paint_first() -> None:
     """P2: who slept over a pass sweeps before it can clear the paint with which it was to sweep."""

@@ -29,7 +29,7 @@ class Bug:
     why: str
     patches: tuple[Patch, ...]
     found_by: Program | Node
-    also_found_by: tuple[Node, ...] = ()
+    also_found_by: tuple[Program | Node, ...] = ()
     modules: tuple[Patch, ...] = ()  # of Python files, by their paths from the root
 
 
@@ -276,8 +276,15 @@ BUGS = [
     Bug(
         "registers-not-swept",
         "a process goes on after an epoch with what it holds in registers",
-        (("process.c", "        register_file_sweep(&process.shadow, &counts);\n", "        (void)counts;\n"),),
+        (
+            (
+                "revoke.c",
+                "        register_file_sweep(&revocation.shadow, &revocation.counts.tags);\n        return STATUS_OK;",
+                "        return STATUS_OK;",
+            ),
+        ),
         Node("tests/unit/test_sweep.py::test_an_epoch_reaches_other_processes"),
+        (Program("revoked", ("4000", "100")),),
     ),
     Bug(
         "stop-without-barrier",

@@ -46,6 +46,13 @@ def test_the_bug_is_found(bug: Bug, finder: Program | Node, tmp_path: Path) -> N
     assert run.returncode == 1, f"{bug.why}\nstatus {run.returncode}\n{run.stdout}"
 
 
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_the_patches_fit(bug: Bug, tmp_path: Path) -> None:
+    """The sources have not moved on: what is built with each bug has it."""
+    write_modules(tmp_path, [(f"native/{file}", old, new) for file, old, new in bug.patches])
+    write_modules(tmp_path, bug.modules)
+
+
 def test_names_are_unique() -> None:
     """Each variant has a name of its own, after which its build is called."""
     assert len({bug.name for bug in BUGS}) == len(BUGS)
