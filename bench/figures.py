@@ -268,6 +268,17 @@ FIGURES: tuple[Figure, ...] = (
         _MACHINES,
     ),
     Figure(
+        "zircon_protect",
+        "vmar_protect over 16 mappings in a child VMAR",
+        "µs",
+        "a round trip of that echo, and 16 mprotect calls from C",
+        None,
+        _at_most(2.0),
+        "mappings of 4 KiB, each of a VMO of its own, from READ to READ and WRITE and back by the VMAR's handle; "
+        "1 emulated process and the broker; " + _MACHINE_CONDITIONS,
+        _MACHINES,
+    ),
+    Figure(
         "attach",
         "from the first import to attached, in a program that the machine has spawned",
         "µs",

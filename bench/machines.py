@@ -7,7 +7,10 @@ of a second, and the fastest time of each counts: what disturbs can only make it
 from __future__ import annotations
 
 import argparse
+import ctypes
+import itertools
 import json
+import mmap
 import random
 import subprocess
 import sys
@@ -18,12 +21,15 @@ from time import perf_counter_ns
 import capshm
 from bench.limits import call, echo, interpreter
 from bench.limits.fork import Forker
+from bench.vmars import child_vmar
 from capshm import cheribsd
+from capshm import zircon as zx
 
 PAGE = 4 << 10  # 4 KiB
 ARENA_SIZE = 64 << 30  # 64 GiB
 DATA_SIZE = 1 << 20  # 1 MiB: of the object that is mapped
 FORK_MEMORY = 64  # 64 MiB
+PROTECTED = 16  # mappings in a VMAR, of a page each
 HEAP_SIZE = 16 << 20  # 16 MiB: about what is live
 HEAP_LARGEST = 4096  # bytes of an allocation, the smallest being 16
 HEAP_PAIRS = 8192  # in a slice: so many that several revocations fall into it
@@ -125,6 +131,31 @@ def _malloc_free(machine: capshm.Machine, turns: int) -> tuple[float, float]:
     return (value - loop) / HEAP_PAIRS, (limit - loop) / HEAP_PAIRS
 
 
+def _zircon_protect(machine: capshm.Machine, turns: int) -> tuple[float, float]:
+    pages = [mmap.mmap(-1, PAGE) for _ in range(PROTECTED)]  # each is shared memory of its own, and an area of Linux's
+    addresses = b"".join(address_of(page).to_bytes(8, "little") for page in pages)
+    protect_each = call.protect_each()
+    with echo.Echo() as other, child_vmar(PROTECTED, mapped=PROTECTED) as (vmar, base):
+        permissions = itertools.cycle([zx.VM_PERM_READ, zx.VM_PERM_READ | zx.VM_PERM_WRITE])
+        protections = itertools.cycle([mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE])
+
+        def limit() -> None:
+            other.ask()
+            if protect_each(addresses, PROTECTED, PAGE, next(protections)):
+                raise OSError("mprotect of one's own pages was refused")
+
+        return _interleaved(
+            partial(_fastest, lambda: zx.vmar_protect(vmar, next(permissions), base, PROTECTED * PAGE), 100),
+            partial(_fastest, limit, 100),
+            turns,
+        )
+
+
+def address_of(memory: mmap.mmap) -> int:
+    """Where it is mapped."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
 def _walk(pairs: Sequence[tuple[int, int]]) -> None:
     for _number, _size in pairs:
         pass
@@ -143,6 +174,7 @@ _MEASURED = {
     "map_object": (_map_object, 20),
     "fork": (_fork, 10),
     "malloc_free": (_malloc_free, 40),
+    "zircon_protect": (_zircon_protect, 20),
     "attach": (_attach, 20),
 }
 """How, and in how many turns."""

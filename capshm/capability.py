@@ -458,6 +458,12 @@ def make(address: int, metadata: int, *, tag: bool) -> Capability:
     return _owning(into)
 
 
+def over(base: int, length: int, permissions: int) -> Capability:
+    """The capability to memory that the broker has granted. permissions: the raw number."""
+    root = make(base, lib.METADATA_ROOT, tag=True)
+    return root.with_bounds(length).with_permissions(Permissions.from_raw(permissions))
+
+
 def untagged(address: int, metadata: int) -> Capability:
     """A capability with these bits: what arrives in another process."""
     return make(address, metadata, tag=False)

@@ -362,6 +362,13 @@ def receive(sock: socket.socket) -> Answer:
 
 def _raise_refusal(do: str, answer: Answer) -> None:
     refused = answer.body.get("refused")
+    if isinstance(refused, dict) and "status" in refused:
+        raise errors.ZxError(
+            f"process {os.getpid()}: {refused['message']}",
+            status=refused["status"],
+            rule=refused["rule"],
+            results=refused["results"],
+        )
     if isinstance(refused, dict):
         raise errors.Refused(
             f"process {os.getpid()}: {do}: {refused['message']}", errno=refused["errno"], rule=refused["rule"]

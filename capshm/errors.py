@@ -11,6 +11,7 @@ from __future__ import annotations
 from errno import errorcode
 
 from capshm.model.constants import EPROT
+from capshm.model.zircon_constants import STATUS_NAMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,6 +59,24 @@ def _rebuild_refused(kind: type[Refused], message: str, errno: int, rule: str, f
     error = kind(message, errno=errno, rule=rule)
     error.__dict__.update(fields)
     return error
+
+
+class ZxError(CapshmError):
+    """A call of `capshm.zircon` was refused.
+
+    status: Zircon's, a negative number. rule: the check that refused, by its full name ("vmar:1.3/8d"; "vmar:host"
+    where this machine's kernel refused), as `capshm explain`, the audit and the specification have it. results: of
+    channel_write_etc, a status for each entry. What is changed nonetheless, the rule says.
+    """
+
+    def __init__(self, message: str, *, status: int, rule: str, results: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.status = status
+        self.rule = rule
+        self.results = list(results)
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} ({STATUS_NAMES.get(self.status, self.status)}, {self.rule})"
 
 
 def _errno_name(number: int | None) -> str:

@@ -95,6 +95,10 @@ class Observer:
         """The mappings of an emulated process, by address. CapshmError: there is none with that pid."""
         return records.mappings(self._connection.ask, pid)
 
+    def tree(self, pid: SupportsIndex) -> list[records.Region]:
+        """The regions and mappings of an emulated process. CapshmError: there is none with that pid."""
+        return records.tree(self._connection.ask, pid)
+
     def audit(self) -> list[records.Audit]:
         """Every event so far, in order."""
         return records.audit(self._connection.ask)

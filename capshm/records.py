@@ -62,6 +62,24 @@ class Mapping(NamedTuple):
     is_quarantined: bool
 
 
+class Region(NamedTuple):
+    """A row of a process's tree of regions, parents first. kind: "root", "vmar", "reservation" (mmap's) or "mapping".
+
+    current, maximum: procstat's letters; a region has no current permission, and a VMAR's maximum is its flags. object:
+    of a mapping; 0 if private. handles: (pid, rights) of each one to a VMAR; sent: those in messages not yet read.
+    """
+
+    depth: int
+    kind: str
+    start: int
+    end: int
+    current: str
+    maximum: str
+    object: int
+    handles: list[tuple[int, int]]
+    sent: int
+
+
 class Audit(NamedTuple):
     """An event. rule: full name, "" where none decided. file, line: of the program that asked."""
 
@@ -94,6 +112,13 @@ def mappings(ask: Ask, pid: SupportsIndex) -> list[Mapping]:
     """The mappings of an emulated process, by address. CapshmError: there is none with that pid."""
     rows = ask("mappings", pid=operator.index(pid)).rows("mappings")
     return [Mapping(*cast("tuple[int, int, str, str, str, int, int, int, bool, bool]", row)) for row in rows]
+
+
+def tree(ask: Ask, pid: SupportsIndex) -> list[Region]:
+    """The regions and mappings of an emulated process. CapshmError: there is none with that pid."""
+    rows = ask("tree", pid=operator.index(pid)).rows("tree")
+    found = [Region(*cast("tuple[int, str, int, int, str, str, int, list[tuple[int, int]], int]", row)) for row in rows]
+    return [each._replace(handles=[(pid, rights) for pid, rights in each.handles]) for each in found]
 
 
 def audit(ask: Ask) -> list[Audit]:

@@ -1,4 +1,4 @@
-"""The limits of calls from Python: calls through cffi's API mode, to a C function that does nothing and to libc's heap.
+"""The limits of calls from Python: through cffi's API mode, to a C function that does nothing, libc's heap, mprotect.
 
 The arguments of the first have the types of those of `capshm_store` and `capshm_load`, and it is compiled with the
 core's flags; so what it costs is what Python and cffi cost, and nothing that is ours to save. The heap's functions are
@@ -27,12 +27,24 @@ _DECLARATION = """
 long long nothing(uint32_t, uint64_t, uint32_t);
 void *malloc(size_t);
 void free(void *);
+int protect_each(const char *addresses, uint32_t count, size_t length, int protection);
 """
 _SOURCE = """
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 static long long nothing(uint32_t authority, uint64_t offset, uint32_t value) {
     (void)authority, (void)offset, (void)value;
+    return 0;
+}
+static int protect_each(const char *addresses, uint32_t count, size_t length, int protection) {
+    for (uint32_t number = 0; number < count; number++) {
+        void *address;
+        memcpy(&address, addresses + number * sizeof(address), sizeof(address));
+        if (mprotect(address, length, protection) != 0)
+            return -1;
+    }
     return 0;
 }
 """
@@ -45,6 +57,8 @@ class _Library(Protocol):
 
     def free(self, pointer: object, /) -> None: ...
 
+    def protect_each(self, addresses: bytes, count: int, length: int, protection: int, /) -> int: ...
+
 
 def nothing() -> Callable[[int, int, int], int]:
     """The function that does nothing."""
@@ -55,6 +69,11 @@ def heap() -> tuple[Callable[[int], object], Callable[[object], None]]:
     """libc's malloc and free."""
     library = _library()
     return library.malloc, library.free
+
+
+def protect_each() -> Callable[[bytes, int, int, int], int]:
+    """mprotect of pages at these addresses (machine words), one call each; 0, or -1 at the first that is refused."""
+    return _library().protect_each
 
 
 def _library() -> _Library:

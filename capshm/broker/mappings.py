@@ -21,6 +21,7 @@ from capshm.model.objects import Kind, MemoryObject
 from capshm.model.pointer import Address, Pointer
 from capshm.model.protection import commit_protect, plan_protect
 from capshm.model.quarantine import quarantine, release
+from capshm.model.regions import Reservation
 from capshm.model.rights import Rights
 from capshm.model.rules import Refusal
 from capshm.model.sysv import plan_attach, plan_detach
@@ -209,7 +210,8 @@ def _take_away(member: Member, planned: list[tuple[int, int]]) -> Reply:
     member.last = Change(planned, unmapped, gone)
     if member.part.clock.is_quarantining:
         for reservation in gone:
-            quarantine(space, reservation)
+            if isinstance(reservation, Reservation):  # of mmap: VMARs stay until they are destroyed
+                quarantine(space, reservation)
     rest = [(start, end) for start, end in planned if not any(each.start <= start and end <= each.end for each in gone)]
     changes: list[Value] = [[start, end] for start, end in sorted([(each.start, each.end) for each in gone] + rest)]
     return Reply({"changes": changes})

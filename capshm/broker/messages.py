@@ -15,24 +15,17 @@ from typing import Annotated, Final, TypeAlias, get_args
 
 import msgspec
 
+from capshm.broker import zircon_messages as zircon
+from capshm.broker.message import Flags, Name, Word
+from capshm.broker.message import Message as Message  # for those who take any
+
 PACKET_LIMIT = 64 << 10
 DESCRIPTORS_LIMIT = 1
 """Descriptors that a request may carry."""
 
-Word: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
-"""A 64-bit word; msgspec itself knows no bound above 2**63 - 1, so what is larger is sifted out by `decode`."""
-Flags: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=(1 << 32) - 1)]
-Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=4096)]
 PointerWords: TypeAlias = tuple[int, int, int, int, bool, bool]
 """address, base, top, permissions, tag, is_sealed"""
 Address: TypeAlias = int | PointerWords | None  # plain ints: msgspec 0.22 crashes on bounds inside a tuple of a union
-
-
-class Message(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, tag_field="do"):
-    """What every request has. n: its number, returned with the answer; at: file and line of the program that asks."""
-
-    n: Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
-    at: tuple[Name, int] = ("", 0)
 
 
 class Attach(Message, frozen=True, tag="attach"):
@@ -262,6 +255,7 @@ Request: TypeAlias = (
     | Leave
     | Nothing
     | End
+    | zircon.Request
 )
 
 EVENTS: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(Request)) | {

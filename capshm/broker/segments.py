@@ -28,6 +28,7 @@ from pathlib import Path
 
 from capshm._native import lib
 from capshm.broker.inotify import Watches
+from capshm.model.pointer import round_up
 
 Key = tuple[int, int]
 """st_dev, st_ino"""
@@ -101,14 +102,14 @@ class Sideband:
             count += sum(word.bit_count() for word in words[::2])  # a tag line is its tags, then its lock
         return count
 
-    def clear_tags(self, size: int) -> None:
-        """Take the tags of the first `size` bytes away, before they change.
+    def clear_tags(self, start: int, end: int) -> None:
+        """Take the tags of bytes away, before they change, by units of 128 bytes that lie in the range as a whole.
 
         It is done as a process does it that may not write tag lines (native/sideband.h): all bits of the clear map, a
         barrier, and after that the bytes.
         """
-        end = -(-size // 128)  # a bit a granule
-        for offset in range(0, end, _CLEARED_AT_ONCE):
+        start, end = -(-start // 128), end // 128  # a bit a granule
+        for offset in range(start, end, _CLEARED_AT_ONCE):
             os.pwrite(self.clear, b"\xff" * min(_CLEARED_AT_ONCE, end - offset), offset)
         lib.capshm_barrier_everywhere()
 
@@ -132,16 +133,22 @@ def _may_reopen_anything() -> bool:
     return True
 
 
-def written(fd: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of a sparse file below `end` that are no holes."""
-    offset = 0
+def copy_bytes(source: int, target: int, start: int, end: int) -> None:
+    """Copy this part of a file to the beginning of an empty one; holes stay holes."""
+    for first, last in written(source, end, start):
+        os.pwrite(target, os.pread(source, last - first, first), first - start)
+
+
+def written(fd: int, end: int, start: int = 0) -> Iterator[tuple[int, int]]:
+    """The parts of a sparse file from `start` to `end` that are no holes."""
+    offset = start
     while offset < end:
         try:
-            start = os.lseek(fd, offset, os.SEEK_DATA)
+            first = os.lseek(fd, offset, os.SEEK_DATA)
         except OSError:  # ENXIO: only a hole is left
             return
-        offset = min(os.lseek(fd, start, os.SEEK_HOLE), end)
-        for part in range(start, offset, _READ_AT_ONCE):
+        offset = min(os.lseek(fd, first, os.SEEK_HOLE), end)
+        for part in range(first, offset, _READ_AT_ONCE):
             yield part, min(part + _READ_AT_ONCE, offset)
 
 
@@ -227,6 +234,12 @@ class Segments:
         """The object's sideband; None if nobody has needed one, and it holds no tags."""
         return self._sidebands.get(number)
 
+    def drop_sideband(self, number: int) -> None:
+        """The object is gone; for those that nothing watches."""
+        sideband = self._sidebands.pop(number, None)
+        if sideband is not None:
+            sideband.close()
+
     def count_tags(self, number: int) -> int:
         """How many granules of the object have their tag bit set."""
         sideband = self._sidebands.get(number)
@@ -251,9 +264,14 @@ class Segments:
     def truncate(self, number: int) -> None:
         """Make an object with a name empty: its tags first, then its bytes."""
         kept = self._kept[number]
-        if number in self._sidebands:
-            self._sidebands[number].clear_tags(kept.size())
+        self.clear_tags(number, 0, round_up(kept.size()))
         kept.truncate(0)
+
+    def clear_tags(self, number: int, start: int, end: int) -> None:
+        """Take the tags of bytes that are about to change; at the edges (`Sideband.clear_tags`) other bytes do that."""
+        sideband = self._sidebands.get(number)
+        if sideband is not None:
+            sideband.clear_tags(start, end)
 
     def kept(self, number: int) -> Kept | None:
         """What opens an object that has a name."""
@@ -275,9 +293,7 @@ class Segments:
             if self._numbers.get(key) == number:  # unless a new file has got its inode number in the meantime
                 del self._numbers[key]
             self.release(number)
-            sideband = self._sidebands.pop(number, None)
-            if sideband is not None:
-                sideband.close()
+            self.drop_sideband(number)
             numbers.append(number)
         return numbers
 
@@ -285,8 +301,8 @@ class Segments:
         """Drop all descriptors."""
         for kept in self._kept.values():
             kept.close()
-        for sideband in self._sidebands.values():
-            sideband.close()
+        for number in list(self._sidebands):
+            self.drop_sideband(number)
         self.watches.close()
 
 

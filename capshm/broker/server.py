@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 
-from capshm.broker import messages
+from capshm.broker import messages, zircon_messages
 from capshm.broker.audit import AuditLog
 from capshm.broker.connections import Connection, Packet
 from capshm.broker.exchange import Exchange
@@ -91,6 +91,8 @@ class Server:
             return Reply({"processes": [_describe(each) for each in self._processes]})
         if isinstance(request, messages.Mappings):
             return self._service.mappings(self._processes.member(request.pid))
+        if isinstance(request, zircon_messages.Tree):
+            return self._service.tree(self._processes.member(request.pid))
         if isinstance(request, messages.Objects):
             return self._service.objects()
         if isinstance(request, messages.Audit):

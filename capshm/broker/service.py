@@ -14,7 +14,7 @@ from typing import TypeAlias, TypeVar, cast
 import msgspec
 
 from capshm._native import layout
-from capshm.broker import mappings, messages, openings, revocation
+from capshm.broker import handle_calls, mappings, messages, openings, revocation, zircon, zircon_messages
 from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Value
 from capshm.broker.segments import Segments
@@ -26,7 +26,8 @@ from capshm.model.inheritance import ForkPlan, plan_fork
 from capshm.model.knobs import Knobs
 from capshm.model.objects import Kind
 from capshm.model.policy import Policy
-from capshm.model.rules import Refusal
+from capshm.model.rules import Refusal, ZxRefusal
+from capshm.model.vmos import Vmo
 
 _R = TypeVar("_R", bound=messages.Message)
 _Handler: TypeAlias = Callable[[State, Member, _R, list[int]], Reply]
@@ -58,6 +59,7 @@ class Service:
         self._on(messages.RevokeAll, revocation.revoke_all)
         self._on(messages.GetShadow, revocation.get_shadow)
         self._on(messages.RefusedLoads, revocation.note_refused_loads)
+        zircon.register(self._on)
 
     def _on(self, kind: type[_R], handler: _Handler[_R]) -> None:
         self._handlers[kind] = cast("_Handler[messages.Message]", handler)
@@ -66,11 +68,17 @@ class Service:
         """Answer a request. descriptors: what came with it; those that are left in the list are closed afterwards."""
         if not isinstance(request, messages.Revert):
             member.last = None
+        if not isinstance(request, zircon_messages.VmarFailed):
+            member.removal = None
         try:
             return self._handlers[type(request)](self._state, member, request, descriptors)
         except Refusal as refusal:
             self._state.record(member, request, is_allowed=False, rule=refusal.rule, message=refusal.message)
             return _refused(refusal.rule, refusal.errno, refusal.message)
+        except ZxRefusal as refusal:
+            self._state.record(member, request, is_allowed=False, rule=refusal.rule, message=refusal.message)
+            body: Answer = {"rule": refusal.rule, "status": refusal.status, "message": refusal.message}
+            return Reply({"refused": body | {"results": list(refusal.results)}})
         except OSError as error:
             return _refused("host", error.errno or errno.EIO, f"this machine's kernel cannot: {error.strerror}")
 
@@ -137,6 +145,7 @@ class Service:
             state.parts.end(child)
             raise
         state.members[child.serial] = child
+        state.kernel.fork(parent.serial, child.serial)
         body: Answer = {
             "vmspace": child.serial,
             "record": child.part.record,
@@ -173,6 +182,7 @@ class Service:
         if state.members.pop(member.serial, None) is not None:
             state.objects.end_vmspace(member.serial)
             state.parts.end(member)
+            state.kernel.end(member.space)
             state.record(member, "end" if member.pid else "fork failed")
 
     def object_ended(self, number: int) -> None:
@@ -187,14 +197,22 @@ class Service:
         """The mappings of a member."""
         return Reply({"mappings": [_describe_entry(entry) for entry in member.space.entries.values()]})
 
+    def tree(self, member: Member) -> Reply:
+        """The regions and mappings of a member, and who has handles to them."""
+        pids = {each.serial: each.pid for each in self._state.members.values()}
+        return Reply({"tree": handle_calls.describe_tree(self._state.kernel, member.space.root, pids)})
+
     def objects(self) -> Reply:
         """All objects that still exist."""
         state = self._state
         sizes = state.segments.sizes(member.pid for member in state.members.values() if member.pid)
         rows: list[Value] = []
-        for memory in sorted([*state.objects, *state.mapped_files()], key=lambda each: each.id):
+        everything = [*state.holders(), *state.mapped_files()]
+        for memory in sorted(everything, key=lambda each: each.id):
             kept = state.segments.kept(memory.id)
             size = sizes.get(memory.id, -1) if kept is None else kept.size()
+            if isinstance(memory, Vmo):
+                size = memory.size
             tags = state.segments.count_tags(memory.id)
             rows.append([memory.id, memory.kind.value, memory.name, size, memory.owner, memory.is_share_cap, tags])
         return Reply({"objects": rows})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -12,15 +12,18 @@ import msgspec
 import capshm.policies as policies
 import capshm.revokers as revokers
 from capshm.broker.audit import AuditLog
+from capshm.broker.kernel import Kernel
 from capshm.broker.messages import Answer, Message
 from capshm.broker.parts import Part, Parts
 from capshm.broker.segments import Key, Segments
 from capshm.broker.stoppers import Gate, SigStop, Stopper
 from capshm.errors import CapshmError
-from capshm.model.address_space import AddressSpace, Entry, Reservation
+from capshm.model.address_space import AddressSpace, Entry
 from capshm.model.knobs import Knobs
 from capshm.model.objects import Kind, MemoryObject, ObjectTable
+from capshm.model.regions import Reservation, Vmar
 from capshm.model.sysv import SegmentTable
+from capshm.model.vmar_changing import Removal, Removed
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,14 +56,15 @@ class Change(NamedTuple):
 
     ranges: list[tuple[int, int]]
     entries: list[Entry]
-    reservations: Sequence[Reservation] = ()
+    reservations: Sequence[Reservation | Vmar] = ()
 
 
 @dataclass(slots=True, eq=False)
 class Member:
     """A process's part in the model. pid: 0 for a child that is still being forked.
 
-    last: the change that its last request has made, until the next one. part: in revocation.
+    last, removal: the change that its last request has made, until the next one; removal: if it was a call of Zircon's.
+    part: in revocation.
     """
 
     pid: int
@@ -68,6 +72,7 @@ class Member:
     knobs: Knobs
     part: Part
     last: Change | None = None
+    removal: tuple[Removal, Removed] | None = None
 
     @property
     def serial(self) -> int:
@@ -94,6 +99,7 @@ class State:
     sysv: SegmentTable = field(init=False)
     members: dict[int, Member] = field(default_factory=dict)
     zero: MemoryObject = field(init=False)
+    kernel: Kernel = field(default_factory=Kernel)
     files: WeakValueDictionary[Key, MemoryObject] = field(default_factory=WeakValueDictionary)
     _next_serial: int = 1
 
@@ -117,6 +123,11 @@ class State:
         serial = self._next_serial
         self._next_serial += 1
         return serial
+
+    def holders(self) -> Iterator[MemoryObject]:
+        """The objects that may hold capabilities: those of the table, and VMOs."""
+        yield from self.objects
+        yield from self.kernel.vmos()
 
     def mapped_files(self) -> set[MemoryObject]:
         """The files that entries name."""

@@ -13,12 +13,11 @@ import os
 
 from capshm import client, errors
 from capshm._native import ffi, lib
-from capshm.capability import Capability, make
+from capshm.capability import Capability, over
 from capshm.cheribsd._arguments import WORD_END, as_argument, flag_bits
 from capshm.cheribsd._arguments import word as word  # malloc imports it from here
 from capshm.client import check, map_object, page_permissions
 from capshm.model.constants import INHERIT_NONE, INHERIT_ZERO, MINCORE_CAPSTORE, MINCORE_INCORE
-from capshm.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,12 +92,7 @@ def carry_out(mine: Client, answer: Answer, descriptor: int, offset: int) -> Cap
         is_mapped = True
         if reserved[1] > start + length and reserved[0] == start:
             map_object(start + length, reserved[1] - start - length, letters="")  # the padding: nothing is permitted
-        base, extent, permissions = answer.numbers("capability")
-        return (
-            make(base, lib.METADATA_ROOT, tag=True)
-            .with_bounds(extent)
-            .with_permissions(Permissions.from_raw(permissions))
-        )
+        return over(*answer.numbers("capability"))
     except BaseException:
         if not is_mapped:
             mine.ask("revert", start=start)  # what was there before is there still

@@ -19,11 +19,12 @@ def explain(*rules: str, json_output: Json = False) -> None:
     what they stand for is CheriBSD's: its pull request #2225, manual pages and tests. A: mmap, B: mprotect, C:
     addresses and reservations, D: opening shared memory, E: mapping it, F: fork and exec, G: anonymous shared memory,
     H: System V, I: minherit, K: what CheriBSD leaves open, 1.D: the order of shm_open's checks.
+    vmar:1.1 to vmar:1.9 are the checks of Zircon's calls, in their order: `capshm explain vmar:1.3/8e`.
 
     Parameters
     ----------
     rules
-        Names: "cheribsd:E2", or "E2" for short; "E" is all that begin with it.
+        Names: "cheribsd:E2", or "E2" for short; "E" is all that begin with it. "vmar:1.3/8e", or "1.3/8e".
     json_output
         Print one JSON document.
     """
@@ -38,7 +39,7 @@ def explain(*rules: str, json_output: Json = False) -> None:
 
 def _find(name: str) -> list[Rule]:
     """The rule of that name, or those of a letter."""
-    for full in (name, f"cheribsd:{name}"):
+    for full in (name, f"cheribsd:{name}", f"vmar:{name}"):
         if full in RULES:
             return [RULES[full]]
     letter = re.escape(name.removeprefix("cheribsd:"))

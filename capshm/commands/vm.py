@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import cyclopts
+
 from capshm.commands.tables import Json, print_json, print_table
+from capshm.model.handles import rights_text
 from capshm.observer import Observer, choose_for
-from capshm.records import Mapping, Object
+from capshm.records import Mapping, Object, Region
 
 
-def vm(pid: int, *, machine: str | None = None, json_output: Json = False) -> None:
+def vm(
+    pid: int,
+    *,
+    machine: str | None = None,
+    tree: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    json_output: Json = False,
+) -> None:
     """List the mappings of an emulated process, as `procstat vm` does.
 
     PRT: what is permitted now, MAX: at most. r, w, x: data may be read, written, executed; R, W: capabilities may be
@@ -20,11 +31,17 @@ def vm(pid: int, *, machine: str | None = None, json_output: Json = False) -> No
         Of the process.
     machine
         Its name; without it, the one that the process is in.
+    tree
+        Show the regions as a tree: what may be mapped in each VMAR at most, and who has handles to it with which
+        rights; and the mappings, with what they permit now and at most.
     json_output
         Print one JSON document.
     """
     name = choose_for(pid, machine)
     with Observer(name) as observer:
+        if tree:
+            _show_tree(name, pid, observer.tree(pid), json_output=json_output)
+            return
         mappings = observer.mappings(pid)
         objects = {each.id: each for each in observer.objects()}
     if json_output:
@@ -34,6 +51,33 @@ def vm(pid: int, *, machine: str | None = None, json_output: Json = False) -> No
         ["START", "END", "PRT", "MAX", "INH", "TP", "OBJECT", "OFFSET", "OWNER", "RESERVATION"],
         [_row(each, objects.get(each.object)) for each in mappings],
     )
+
+
+def _show_tree(machine: str, pid: int, regions: list[Region], *, json_output: bool) -> None:
+    if json_output:
+        print_json({"machine": machine, "pid": pid, "tree": [each._asdict() for each in regions]})
+        return
+    print_table(["REGION", "START", "END", "PRT", "MAX", "OBJECT", "HANDLES"], [_tree_row(each) for each in regions])
+
+
+def _tree_row(region: Region) -> tuple[str | int | None, ...]:
+    is_mapping = region.kind == "mapping"
+    return (
+        "  " * region.depth + region.kind,
+        f"{region.start:#x}",
+        f"{region.end:#x}",
+        _letters(region.current) if is_mapping else None,
+        None if region.kind == "reservation" else _letters(region.maximum),
+        region.object or None,
+        _handles(region) if region.kind in ("root", "vmar") else None,
+    )
+
+
+def _handles(region: Region) -> str:
+    """Whose, with which rights; a VMAR without any can only be lowered, unmapped and destroyed from above."""
+    held = [f"{pid}: {rights_text(rights)}" for pid, rights in region.handles]
+    sent = [f"{region.sent} on the way"] if region.sent else []
+    return "; ".join(held + sent) or "none: the last one is closed"
 
 
 def _row(mapping: Mapping, memory: Object | None) -> tuple[str | int | None, ...]:

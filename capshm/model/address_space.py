@@ -1,8 +1,8 @@
-"""An address space: reservations, and the entries in them.
+"""An address space: regions, and the entries in them.
 
 A reservation is what a capability of mmap covers, padded so that its bounds can be represented (C1). It lasts until
 all of it is unmapped (C11). The entries lie inside; where there is none, be it a hole or the padding, an access
-faults (C2).
+faults (C2). Reservations are children of the root VMAR, as Zircon's VMARs are: `regions` says how the two go together.
 
 Nothing here decides: who changes an address space has checked everything before, and no change can fail.
 """
@@ -10,7 +10,7 @@ Nothing here decides: who changes an address space has checked everything before
 from __future__ import annotations
 
 from copy import copy
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sortedcontainers import SortedDict
 
@@ -25,6 +25,7 @@ from capshm.model.constants import (
     PAGE,
 )
 from capshm.model.pointer import round_up
+from capshm.model.regions import Reservation, Vmar, copy_sorted
 from capshm.model.rights import Rights
 
 if TYPE_CHECKING:
@@ -37,8 +38,10 @@ class Entry(NamedTuple):
     """Pages in a row that are alike.
 
     object: None for private memory that no descriptor stands for; then offset is 0. is_shared: stores reach the object;
-    otherwise they stay in this address space. reservation: where it starts. is_guard: made by MAP_GUARD, and nothing
-    but another mapping changes that. is_quarantined: it was unmapped, and its place waits for revocation.
+    otherwise they stay in this address space. reservation: where it starts, or the VMAR that this is a mapping of.
+    is_guard: made by MAP_GUARD, and nothing but another mapping changes that. is_quarantined: it was unmapped, and its
+    place waits for revocation. vmar: that VMAR's number; None for mmap. is_stream: pages behind the one that holds the
+    VMO's stream size fault (FAULT_BEYOND_STREAM_SIZE).
     """
 
     start: int
@@ -52,6 +55,8 @@ class Entry(NamedTuple):
     reservation: int
     is_guard: bool = False
     is_quarantined: bool = False
+    vmar: int | None = None
+    is_stream: bool = False
 
     @property
     def length(self) -> int:
@@ -73,33 +78,36 @@ class Entry(NamedTuple):
 
     def joins(self, after: Entry) -> bool:
         """Whether it and the entry behind it are one."""
-        if self.end != after.start or self.current is not after.current:
-            return False
+        is_like = self.current is after.current and self.object is after.object and self.end == after.start
+        return is_like and self.continues(after)  # which takes longer
+
+    def continues(self, after: Entry) -> bool:
+        """Whether an entry further on is of the same mapping, whatever both permit now."""
+        distance = after.start - self.start if after.object is not None else 0
         return self == after._replace(
-            start=self.start, end=self.end, offset=after.offset - self.length if after.object is not None else 0
+            start=self.start, end=self.end, offset=after.offset - distance, current=self.current
         )
 
 
-class Reservation(NamedTuple):
-    """A padded range, and the length in whole pages that was asked for."""
-
-    start: int
-    end: int
-    length: int
-
-
-_Item = TypeVar("_Item", Entry, Reservation)
+_Item = TypeVar("_Item", Entry, Reservation | Vmar)
 
 
 class AddressSpace:
-    """The address space of one process. serial: its identity, never given twice; owners of objects are named by it."""
+    """The address space of one process.
+
+    serial: its identity, never given twice; owners of objects are named by it. reservations: the root's children, VMARs
+    among them. vmars: all that are alive, by their numbers.
+    """
 
     def __init__(self, serial: int, arena_start: int = ARENA_START, arena_end: int = ARENA_START + ARENA_SIZE) -> None:
         self.serial = serial
         self.arena_start = arena_start
         self.arena_end = arena_end
         self.entries: SortedDict[int, Entry] = SortedDict()
-        self.reservations: SortedDict[int, Reservation] = SortedDict()
+        self.root = Vmar(self, None, arena_start, arena_end)
+        self.reservations = self.root.children
+        self.vmars = {self.root.number: self.root}
+        self._next_vmar = self.root.number + 1
         self._next = arena_start
 
     # Looking
@@ -112,8 +120,8 @@ class AddressSpace:
         """The parts of entries that lie in a range."""
         return [entry.part(start, end) for entry in self.overlapping(start, end)]
 
-    def reservations_overlapping(self, start: int, end: int) -> list[Reservation]:
-        """The reservations that have a part in a range."""
+    def reservations_overlapping(self, start: int, end: int) -> list[Reservation | Vmar]:
+        """The reservations, and VMARs of the root, that have a part in a range."""
         return _overlapping(self.reservations, start, end)
 
     def reservation_around(self, start: int, end: int) -> Reservation | None:
@@ -124,7 +132,7 @@ class AddressSpace:
             if index < 0:
                 return None
             reservation = self.reservations.peekitem(index)[1]
-        return reservation if end <= reservation.end else None
+        return reservation if isinstance(reservation, Reservation) and end <= reservation.end else None
 
     def find_free(self, length: int, alignment: int, hint: int | None = None) -> int | None:
         """A free place for a reservation: at the hint if that is free, else the next one behind the last, else None.
@@ -134,23 +142,28 @@ class AddressSpace:
         if hint is not None:
             hint = round_up(hint, alignment)
             is_inside = self.arena_start <= hint and hint + length <= self.arena_end
-            if is_inside and not self.reservations_overlapping(hint, hint + length):
+            if is_inside and self.root.is_free(hint, hint + length):
                 return hint
+        next_place = round_up(self._next, alignment)
+        if self._is_last(self._next) and next_place + length <= self.arena_end:  # the common case, quicker
+            return next_place
         place = self._first_fit(self._next, length, alignment)
         return place if place is not None else self._first_fit(self.arena_start, length, alignment)
 
-    def _first_fit(self, lowest: int, length: int, alignment: int) -> int | None:
-        index = self.reservations.bisect_right(lowest) - 1
-        if index >= 0:
-            lowest = max(lowest, self.reservations.peekitem(index)[1].end + PAGE)
-        candidate = round_up(lowest, alignment)
-        for start in self.reservations.islice(index + 1):
-            if candidate + length + PAGE <= start:
-                break
-            candidate = round_up(max(candidate, self.reservations[start].end + PAGE), alignment)
-        return candidate if candidate + length <= self.arena_end else None
+    def _is_last(self, start: int) -> bool:
+        """Whether all that there is ends a page before it."""
+        return all(not items or items.peekitem()[1].end < start for items in (self.reservations, self.entries))
 
-    def is_quarantined(self, reservation: Reservation) -> bool:
+    def _first_fit(self, lowest: int, length: int, alignment: int) -> int | None:
+        for start, end in self.root.gaps(lowest):
+            first = start if start == self.arena_start else start + PAGE
+            last = end if end == self.arena_end else end - PAGE
+            candidate = round_up(max(lowest, first), alignment)
+            if candidate + length <= last:
+                return candidate
+        return None
+
+    def is_quarantined(self, reservation: Reservation | Vmar) -> bool:
         """Whether all of it was unmapped, and waits for revocation."""
         entry = self.entries.get(reservation.start)
         return entry is not None and entry.is_quarantined
@@ -161,6 +174,20 @@ class AddressSpace:
         """Take a place; an entry follows."""
         self.reservations[reservation.start] = reservation
         self._next = reservation.end + PAGE
+
+    def add_vmar(self, vmar: Vmar) -> None:
+        """Put a new VMAR into its parent."""
+        vmar.number = self._next_vmar
+        self._next_vmar += 1
+        self.vmars[vmar.number] = vmar
+        vmar.attach()
+
+    def end_vmar(self, vmar: Vmar) -> list[Vmar]:
+        """End a VMAR and those below, in which nothing is mapped any more. Returned: all of them."""
+        ended = vmar.end_all()
+        for each in ended:
+            del self.vmars[each.number]
+        return ended
 
     def replace(self, entry: Entry) -> list[Entry]:
         """Put an entry where there may be others, in its reservation. Returned: the parts that it took the place of."""
@@ -173,12 +200,12 @@ class AddressSpace:
     def remove(self, start: int, end: int) -> list[Entry]:
         """Unmap a range; a reservation goes when nothing is left in it. Returned: the parts that are gone."""
         taken = self._cut(start, end)
-        for reservation in {entry.reservation for entry in taken}:
+        for reservation in {entry.reservation for entry in taken if entry.vmar is None}:
             if not self.overlapping(reservation, self.reservations[reservation].end):
                 del self.reservations[reservation]
         return taken
 
-    def restore(self, entries: Iterable[Entry], reservations: Iterable[Reservation]) -> None:
+    def restore(self, entries: Iterable[Entry], reservations: Iterable[Reservation | Vmar]) -> None:
         """Put back what a change, the last one there, has taken away or replaced."""
         for reservation in reservations:
             self.reservations[reservation.start] = reservation
@@ -189,8 +216,12 @@ class AddressSpace:
         """The same under another identity."""
         child = copy(self)
         child.serial = serial
-        child.entries = _copy(self.entries)
-        child.reservations = _copy(self.reservations)
+        child.entries = copy_sorted(self.entries)
+        child.vmars = {}
+        for number, vmar in self.vmars.items():  # parents first
+            child.vmars[number] = vmar.copy(child, None if vmar.parent is None else child.vmars[vmar.parent.number])
+        child.root = child.vmars[self.root.number]
+        child.reservations = child.root.children
         return child
 
     def _cut(self, start: int, end: int) -> list[Entry]:
@@ -221,22 +252,26 @@ class AddressSpace:
 
     def check(self) -> None:
         """Raise AssertionError if this is no address space."""
-        end = self.arena_start
+        self.root.check()
+        assert {vmar.number: vmar for vmar in self.root.vmars()} == self.vmars, "who is alive is in the tree"
         for start, reservation in self.reservations.items():
-            assert start == reservation.start >= end, "reservations lie in the arena, in order, and do not overlap"
+            if isinstance(reservation, Vmar):
+                continue
             assert reservation.length > 0 == reservation.length % PAGE, "whole pages were asked for"
             assert (reservation.end - start) == encoding.representable_length(reservation.length), "as much is padded"
             assert start & ~encoding.representable_mask(reservation.length) == 0 == start % PAGE, "it is aligned"
             assert self.overlapping(start, reservation.end), "a reservation without entries is gone"
-            end = reservation.end
-        assert end <= self.arena_end, "nothing lies behind the arena"
         end = self.arena_start
         for start, entry in self.entries.items():
             assert start == entry.start >= end, "entries lie in order and do not overlap"
             assert entry.length > 0 == entry.length % PAGE == start % PAGE, "an entry is of whole pages"
             check_entry(entry)
-            reservation = self.reservations[entry.reservation]
-            assert reservation.start <= start < entry.end <= reservation.end, "an entry lies in its reservation"
+            region = self.reservations[entry.reservation] if entry.vmar is None else self.vmars[entry.vmar]
+            assert region.start <= start < entry.end <= region.end, "an entry lies in its region"
+            if isinstance(region, Vmar):
+                assert entry.reservation == region.start, "it says where that is"
+                assert not region.overlapping(start, entry.end), "and in none of its children"
+                assert entry.maximum in region.rights, "the maximum is within the flags of the VMAR"
             end = entry.end
 
 
@@ -257,12 +292,6 @@ def check_entry(entry: Entry) -> None:
         assert not entry.can_hold_capabilities, "A15"
 
 
-def _copy(items: SortedDict[int, _Item]) -> SortedDict[int, _Item]:
-    """As its own `copy`, which goes through the order of the keys and takes 2.5 times as long."""
-    plain = cast("dict[int, _Item]", items)  # the stubs do not know that it is one
-    return SortedDict(dict.items(plain))
-
-
 def _overlapping(items: SortedDict[int, _Item], start: int, end: int) -> list[_Item]:
     whole = items.get(start)
     if whole is not None and start < end <= whole.end:  # the common case, quicker
@@ -277,8 +306,8 @@ def _overlapping(items: SortedDict[int, _Item], start: int, end: int) -> list[_I
     return found
 
 
-def ranges(entries: Iterable[Entry]) -> list[tuple[int, int]]:
-    """Where entries lie, joined where they touch."""
+def ranges(entries: Iterable[Entry | Reservation]) -> list[tuple[int, int]]:
+    """Where entries, or whole reservations, lie, joined where they touch."""
     joined: list[tuple[int, int]] = []
     for entry in entries:
         if joined and joined[-1][1] == entry.start:

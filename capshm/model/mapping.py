@@ -20,9 +20,9 @@ from capshm.model.sharing import check_sharing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capshm.model.address_space import Reservation
     from capshm.model.knobs import Knobs
     from capshm.model.policy import Policy
+    from capshm.model.regions import Reservation
 
 _FLAGS: Final = (
     c.MAP_SHARED | c.MAP_PRIVATE | c.MAP_FIXED | c.MAP_HASSEMAPHORE | c.MAP_STACK | c.MAP_NOSYNC | c.MAP_ANON

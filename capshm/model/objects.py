@@ -27,6 +27,7 @@ class Kind(enum.StrEnum):
     ZERO = "zero"
     ANONYMOUS = "anonymous"
     SYSV = "sysv"
+    VMO = "vmo"
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -87,11 +88,14 @@ class ObjectTable:
     def __iter__(self) -> Iterator[MemoryObject]:
         return iter(self.objects.values())
 
+    def new_id(self) -> int:
+        """A number that no object has had."""
+        self._next_id += 1
+        return self._next_id - 1
+
     def prepare(self, kind: Kind, *, owner: int | None, is_share_cap: bool = False) -> MemoryObject:
         """An object with a number of its own that is not in the table yet: `add` it when its memory exists."""
-        number = self._next_id
-        self._next_id += 1
-        return MemoryObject(number, kind, owner=None if is_share_cap else owner, is_share_cap=is_share_cap)
+        return MemoryObject(self.new_id(), kind, owner=None if is_share_cap else owner, is_share_cap=is_share_cap)
 
     def add(self, memory: MemoryObject) -> MemoryObject:
         """Enter what was prepared, under its name if it has one. Cannot fail."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from capshm import encoding
 from capshm.model import constants as c
-from capshm.model.address_space import Reservation
 from capshm.model.pointer import Address, Pointer, permissions_asked, round_down, round_up
+from capshm.model.regions import Reservation, Vmar
 from capshm.model.rules import Refusal
 from capshm.permissions import Permissions
 
@@ -129,12 +129,13 @@ def _exactly(space: AddressSpace, start: int, padded: int, alignment: int) -> in
             allowed=f"memory lies in [{space.arena_start:#x}, {space.arena_end:#x})",
             needed="an address in there",
         )
-    there = space.reservations_overlapping(start, end)
-    if there and all(space.is_quarantined(one) for one in there):
-        raise _quarantined(asked, there[0])
+    regions, entries = space.reservations_overlapping(start, end), space.overlapping(start, end)
+    if regions and all(space.is_quarantined(one) for one in regions):
+        raise _quarantined(asked, regions[0])
+    there = [*regions, *entries]  # an entry may lie in no reservation: a mapping of the root VMAR
     if there:
-        is_hole = not space.overlapping(start, end) and all(
-            max(start, one.start) < one.start + one.length for one in there
+        is_hole = not entries and all(
+            isinstance(one, Reservation) and max(start, one.start) < one.start + one.length for one in regions
         )
         raise Refusal(
             "cheribsd:C11" if is_hole else "cheribsd:C5",
@@ -192,7 +193,7 @@ def _inside(space: AddressSpace, pointer: Pointer, size: int, alignment: int, fl
     return Place(start, size, reservation, False)
 
 
-def _quarantined(asked: str, reservation: Reservation) -> Refusal:
+def _quarantined(asked: str, reservation: Reservation | Vmar) -> Refusal:
     return Refusal(
         "cheribsd:C12",
         asked=asked,

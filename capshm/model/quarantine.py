@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from capshm.model.address_space import Entry, Reservation
+from capshm.model.address_space import Entry
 from capshm.model.constants import INHERIT_COPY
 from capshm.model.rights import Rights
 
 if TYPE_CHECKING:
     from capshm.model.address_space import AddressSpace
+    from capshm.model.regions import Reservation
 
 _GAP_SHARE = 8
 

@@ -4,7 +4,6 @@ Limits are those of performance.md: 64 KiB of the broker for a process, 2 KiB fo
 object without capabilities a 64th of the object.
 """
 
-import ctypes
 import errno
 import os
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pytest
 
 from capshm import Capability, Machine, Refused
 from capshm import cheribsd as bsd
+from tests.faults.areas import fill_areas
 from tests.faults.isolation import isolated
 from tests.faults.machines import ALL, PAGE, new_machine, new_object
 from tests.faults.processes import Child, Event
@@ -98,20 +98,6 @@ def test_ten_thousand_mappings() -> None:
         assert cost <= _MAPPING_LIMIT
 
 
-def _fill(limit: int) -> Callable[[], object]:
-    """Make areas outside the arena until Linux lets this process have only `limit` more; the answer removes them."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    most = int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
-    size = ctypes.c_size_t((most + 2) * PAGE)
-    whole = libc.mmap(None, size, 0, 0x4022, -1, ctypes.c_long(0))
-    missing = most - limit - len(maps(os.getpid()))
-    for number in range(missing // 2):  # each makes an area, and a gap before it
-        address = whole + (2 * number + 1) * PAGE
-        assert not libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(PAGE), 1)
-    return lambda: libc.munmap(ctypes.c_void_p(whole), size)
-
-
 def _until_refused(call: Callable[[], object]) -> int:
     """Call until Linux refuses, which must be ENOMEM; how often it did not."""
     count = 0
@@ -133,7 +119,7 @@ def test_one_mapping_too_many() -> None:
         fd = new_object(PAGE)
         areas: list[Capability] = []
         areas.append(bsd.mmap(None, PAGE, ALL, bsd.MAP_SHARED, fd))
-        release = _fill(40)
+        release = fill_areas(40)
         count = _until_refused(lambda: areas.append(bsd.mmap(None, PAGE, ALL, bsd.MAP_SHARED, fd)))
         assert 0 < count <= 20
         held = len(descriptors(machine.broker_pid))
@@ -160,7 +146,7 @@ def test_one_area_too_many(call: str) -> None:
         flags = bsd.MAP_ANON | bsd.MAP_PRIVATE if "anonymous" in call else bsd.MAP_SHARED
         area = bsd.mmap(None, 64 * PAGE, ALL, flags, -1 if "anonymous" in call else fd)
         area.store_capability(0, area)
-        release = _fill(12)
+        release = fill_areas(12)
         pages = iter(range(1, 64, 2))
 
         def change() -> None:

@@ -149,6 +149,7 @@ class World:
         self.receivers: dict[str, st.SearchStrategy[Any]] = {
             "Capability": capability,
             "Refused": st.just(errors.Refused("refused", errno=13, rule="cheribsd:E2")),
+            "ZxError": st.just(errors.ZxError("refused", status=-30, rule="vmar:1.3/8e")),
             "CapabilityArray": array,
             "Permissions": permissions,
             "Segment": st.sampled_from(segments),
@@ -161,7 +162,7 @@ class World:
         lists = st.lists(capability, max_size=5)
         self.good: dict[str, st.SearchStrategy[Any]] = {
             **dict.fromkeys(["offset", "address", "new_address", "increment", "decrement", "index"], number),
-            **dict.fromkeys(["length", "count", "size", "metadata", "raw", "tag", "pid", "errno"], number),
+            **dict.fromkeys(["length", "count", "size", "metadata", "raw", "tag", "pid", "errno", "status"], number),
             **dict.fromkeys(
                 ["lines", "found", "cleared", "base", "top", "start", "end", "object_type", "is_valid"], number
             ),
@@ -180,6 +181,7 @@ class World:
             "kernel": st.sampled_from(["automatic", "portable", "avx2", "avx512"]),
             "processes": st.just([(1, "reason")]),
             "leaks": st.just(["a process"]),
+            "results": st.just([0, -30]),
             "capacity": st.integers(-1, 1 << 12),
             "source": capability,
             "method": st.just(capshm.Capability.without_tag),

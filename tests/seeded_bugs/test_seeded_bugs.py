@@ -1,4 +1,4 @@
-"""The tests still bite: each wrong variant of the core is found by the test that is there to find it."""
+"""The tests still bite: each wrong variant of the core, or the model, is found by the test that is there to find it."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ import pytest
 
 from native.variants import ROOT, build_program, build_variant, environment
 from tests.seeded_bugs.bugs import BUGS, Bug, Node, Program
+from tests.seeded_bugs.model_bugs import MODEL_BUGS, ModelBug
 from tests.seeded_bugs.modules import with_modules, write_modules
 
 # What several histories together find is left to the soak: a single one may pass.
@@ -53,6 +54,17 @@ def test_the_patches_fit(bug: Bug, tmp_path: Path) -> None:
     write_modules(tmp_path, bug.modules)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", MODEL_BUGS, ids=lambda bug: bug.name)
+def test_the_bug_in_the_model_is_found(bug: ModelBug) -> None:
+    """As above, for the model of VMARs; its tests are quick ones, without processes."""
+    command = [sys.executable, "-m", "tests.seeded_bugs.planting", bug.name]
+    run = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert run.returncode == 1, f"{bug.why}\nstatus {run.returncode}\n{run.stdout}{run.stderr}"
+    assert f"FAILED {bug.found_by}" in run.stdout, run.stdout
+
+
 def test_names_are_unique() -> None:
     """Each variant has a name of its own, after which its build is called."""
-    assert len({bug.name for bug in BUGS}) == len(BUGS)
+    names = [bug.name for bug in BUGS] + [bug.name for bug in MODEL_BUGS]
+    assert len(set(names)) == len(names)

@@ -16,6 +16,7 @@ import pytest
 import capshm
 from capshm import cheribsd as bsd
 from capshm import observer, records
+from capshm import zircon as zx
 from capshm.commands.audit import Filters
 from capshm.commands.ps import ps
 from tests.faults.isolation import isolated
@@ -61,6 +62,44 @@ def scene(audit: Path | None = None) -> Iterator[tuple[capshm.Machine, Child]]:
             yield machine, child
             go.set()
             assert child.wait() == 0
+
+
+@pytest.mark.slow
+@isolated()
+def test_the_tree_of_a_process() -> None:
+    """vm --tree: regions, their handles with rights, both permissions, and a region whose last handle is closed.
+
+    Capability permission is among them: here the root has taken it from the mapping.
+    """
+    flags = zx.VM_CAN_MAP_READ | zx.VM_CAN_MAP_WRITE | zx.VM_CAN_MAP_CAP
+    with capshm.Machine() as machine:
+        area = bsd.mmap(None, SIZE, bsd.PROT_READ, bsd.MAP_PRIVATE | bsd.MAP_ANON)
+        outer, start = zx.vmar_allocate(zx.vmar_root_self(), flags, 0, SIZE)
+        inner, _ = zx.vmar_allocate(outer, zx.VM_CAN_MAP_READ | zx.VM_CAN_MAP_CAP, 0, SIZE)
+        options = zx.VM_PERM_READ | zx.VM_PERM_CAP
+        page = zx.vmar_map(inner, options, 0, zx.vmo_create(SIZE, zx.VMO_CAP), 0, 4096)
+        zx.handle_close(inner)
+        zx.vmar_protect(zx.vmar_root_self(), zx.VM_PERM_READ, page, 4096)
+        zx.channel_write(zx.channel_create()[0], b"", [zx.handle_duplicate(outer, zx.RIGHT_TRANSFER)])
+        pid = str(os.getpid())
+        rows = read("vm", "--tree", pid, machine=machine.name)["tree"]
+        seen = [(row["depth"], row["kind"], row["current"], row["maximum"], row["sent"]) for row in rows]
+        assert seen == [
+            (0, "root", "", "rwxRW", 0),
+            (1, "reservation", "", "", 0),
+            (2, "mapping", "rR", "rR", 0),
+            (1, "vmar", "", "rwRW", 1),
+            (2, "vmar", "", "rR", 0),
+            (3, "mapping", "r", "rR", 0),
+        ]
+        assert (rows[1]["start"], rows[3]["start"]) == (area.base, start)
+        assert rows[3]["handles"] == [[os.getpid(), outer.rights]]
+        text = run("vm", "--tree", pid, machine=machine.name).stdout.splitlines()
+        assert "1 on the way" in text[4]
+        assert "|CAP" in text[4]
+        assert text[6].split()[3:5] == ["r----", "r--R-"]
+        assert "none: the last one is closed" in text[5]
+        assert text[6].split()[:1] == ["mapping"]
 
 
 @pytest.mark.slow

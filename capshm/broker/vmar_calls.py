@@ -1,0 +1,196 @@
+"""Calls on VMARs: decided on the tree of the process that they belong to; what Linux has to do comes back as orders."""
+
+from __future__ import annotations
+
+from capshm.broker import zircon_messages as m
+from capshm.broker.messages import Value
+from capshm.broker.state import Member, Reply, State
+from capshm.broker.vmar_orders import Orders, protect_orders
+from capshm.broker.vmo_calls import operate, vmo_of
+from capshm.model import zircon_constants as z
+from capshm.model.address_space import Entry, ranges
+from capshm.model.regions import EVERYTHING, Reservation, Vmar
+from capshm.model.rules import ZxRefusal
+from capshm.model.vmar_capabilities import bar, plan_authority
+from capshm.model.vmar_changing import (
+    Caller,
+    Removal,
+    Removed,
+    commit_protect,
+    commit_removal,
+    plan_destroy,
+    plan_operation,
+    plan_protect,
+    plan_unmap,
+    restore,
+    rights_to_protect,
+)
+from capshm.model.vmar_mapping import (
+    MapRequest,
+    commit_allocate,
+    commit_map,
+    plan_allocate,
+    plan_map,
+    rights_to_allocate,
+)
+from capshm.model.vmar_options import handle_rights, text, with_readable
+from capshm.model.vmos import Vmo
+
+_ROOT_RIGHTS = z.DEFAULT_VMAR_RIGHTS | handle_rights(EVERYTHING)
+_AREAS_OF_A_CHANGE = 3  # an area is split in three at most
+
+
+def vmar_root_self(state: State, member: Member, request: m.VmarRootSelf, descriptors: list[int]) -> Reply:
+    """vmar_root_self."""
+    return Reply(
+        {
+            "handle": state.kernel.describe(
+                member.serial, state.kernel.table(member.serial).add(member.space.root, _ROOT_RIGHTS)
+            )
+        }
+    )
+
+
+def allocate(state: State, member: Member, request: m.VmarAllocate, descriptors: list[int]) -> Reply:
+    """vmar_allocate."""
+    asked = f"vmar_allocate({text(request.options)}, {request.offset:#x}, {request.size:#x})"
+    needed = rights_to_allocate(request.options)
+    parent, _ = state.kernel.table(member.serial).find(request.parent, Vmar, needed, rule="vmar:1.1/1", asked=asked)
+    vmar = plan_allocate(parent, request.options, request.offset, request.size)
+    value = state.kernel.table(member.serial).add(vmar, commit_allocate(vmar))
+    return Reply({"handle": state.kernel.describe(member.serial, value), "address": vmar.start})
+
+
+def map_vmo(state: State, member: Member, request: m.VmarMap, descriptors: list[int]) -> Reply:
+    """vmar_map."""
+    kernel = state.kernel
+    options = with_readable(request.options, has_xom=kernel.has_xom)
+    asked = MapRequest(options, request.vmar_offset, request.vmo_offset, request.length, kernel.has_xom)
+    table = state.kernel.table(member.serial)
+    vmar = table.find(request.vmar, Vmar, 0, rule="vmar:1.2/1", asked=str(asked))
+    vmo = table.find(request.vmo, Vmo, 0, rule="vmar:1.2/1", asked=str(asked))
+    plan = plan_map(asked, vmar, vmo, barred=bar(state.policy, member.knobs, vmo[0], vmar[0].space.serial))
+    _check_own(member, vmar[0], str(asked))
+    _check_areas(state, vmar[0], str(asked))
+    entry = plan.entry
+    orders = Orders(state, vmo[0])
+    try:
+        orders.map(entry)
+        state.record(
+            member,
+            request,
+            rule="vmar:1.2",
+            number=vmo[0].id,
+            message=f"{entry.current.letters}/{entry.maximum.letters} at {entry.start:#x} of {vmo[0]} in {vmar[0]}",
+        )
+    except BaseException:
+        orders.close()
+        raise
+    replaced = commit_map(plan)
+    removal = Removal(vmar[0], entry.start, entry.end, [])
+    member.removal = removal, Removed(replaced, [], [])
+    return orders.reply({"address": entry.start})
+
+
+def protect(state: State, member: Member, request: m.VmarProtect, descriptors: list[int]) -> Reply:
+    """vmar_protect."""
+    options = with_readable(request.options, has_xom=state.kernel.has_xom)
+    asked = f"vmar_protect({text(options)}, {request.address:#x}, {request.length:#x})"
+    caller = _caller(state, member, request.vmar, rights_to_protect(options), "vmar:1.3/1", asked)
+    planned = plan_protect(caller, options, request.address, request.length, has_xom=state.kernel.has_xom)
+    _check_own(member, caller.vmar, asked)
+    _check_areas(state, caller.vmar, asked)
+    before = commit_protect(caller, planned)
+    removal = Removal(caller.vmar, before[0].start, before[-1].end, [])
+    member.removal = removal, Removed(before, [], [])
+    return Reply({"orders": protect_orders(planned, before)})
+
+
+def capability(state: State, member: Member, request: m.VmarCapability, descriptors: list[int]) -> Reply:
+    """vmar_capability."""
+    asked = f"vmar_capability({request.address:#x}, {request.length:#x})"
+    caller = _caller(state, member, request.vmar, 0, "vmar:CAP/3", asked)
+    authority = plan_authority(caller.vmar, caller.rights, member.serial, request.address, request.length)
+    return Reply({"capability": list(authority)})
+
+
+def unmap(state: State, member: Member, request: m.VmarUnmap, descriptors: list[int]) -> Reply:
+    """vmar_unmap."""
+    asked = f"vmar_unmap({request.address:#x}, {request.length:#x})"
+    caller = _caller(state, member, request.vmar, 0, "vmar:1.4/1", asked)
+    return _remove(state, member, plan_unmap(caller, request.address, request.length), asked)
+
+
+def destroy(state: State, member: Member, request: m.VmarDestroy, descriptors: list[int]) -> Reply:
+    """vmar_destroy."""
+    caller = _caller(state, member, request.vmar, z.RIGHT_OP_CHILDREN, "vmar:1.5/1", "vmar_destroy")
+    return _remove(state, member, plan_destroy(caller), "vmar_destroy")
+
+
+def op_range(state: State, member: Member, request: m.VmarOpRange, descriptors: list[int]) -> Reply:
+    """vmar_op_range: on the VMOs themselves, so that it needs nothing of the process that has them mapped."""
+    asked = f"vmar_op_range({request.op}, {request.address:#x}, {request.length:#x})"
+    caller = _caller(state, member, request.vmar, 0, "vmar:1.6/1", asked)
+    for entry in plan_operation(caller, request.op, request.address, request.length):
+        vmo = vmo_of(entry, asked)
+        vmo.check_range(entry.offset, entry.length, asked, rule="vmar:1.6/8e")
+        operate(state, vmo, request.op, entry.offset, entry.length)
+    return Reply({})
+
+
+def failed(state: State, member: Member, request: m.VmarFailed, descriptors: list[int]) -> Reply:
+    """Linux could not carry out the last change from `start` on: there, all is as it was."""
+    last, member.removal = member.removal, None
+    if last is None:
+        return Reply({})
+    state.record(member, request, is_allowed=False, rule="vmar:host", message=f"from {request.start:#x} on")
+    removal, removed = last
+    removal.vmar.space.remove(max(removal.start, request.start), removal.end)
+    parts = [entry.part(request.start, entry.end) for entry in removed.entries if entry.end > request.start]
+    restore(removal, removed._replace(entries=parts))
+    return Reply({})
+
+
+def _remove(state: State, member: Member, removal: Removal, asked: str) -> Reply:
+    _check_own(member, removal.vmar, asked)
+    if removal.is_splitting:  # others need no area more, and are what makes room
+        _check_areas(state, removal.vmar, asked)
+    removed = commit_removal(removal)
+    member.removal = removal, removed
+    reserved = [child for child in removal.children if isinstance(child, Reservation)]  # their padding goes as well
+    gone: list[Entry | Reservation] = [*reserved, *(entry for entry in removed.entries if entry.vmar is not None)]
+    gone.sort(key=lambda each: each.start)
+    orders: list[Value] = [["unmap", start, end - start] for start, end in ranges(gone)]
+    return Reply({"orders": orders})
+
+
+def _caller(state: State, member: Member, value: int, rights: int, rule: str, asked: str) -> Caller:
+    vmar, has = state.kernel.table(member.serial).find(value, Vmar, rights, rule=rule, asked=asked)
+    return Caller(vmar, has, state.settings.vmar_errors)
+
+
+def _check_own(member: Member, vmar: Vmar, asked: str) -> None:
+    """Refuse another process's VMAR: each process carries out its own mappings."""
+    if vmar.space is not member.space:
+        raise ZxRefusal(
+            "vmar:host",
+            asked=asked,
+            allowed=f"{vmar} is another process's, and this version of capshm changes mappings in the caller only",
+            needed="the call to be made there; handles travel over channels",
+            status="NOT_SUPPORTED",
+        )
+
+
+def _check_areas(state: State, vmar: Vmar, asked: str) -> None:
+    """Row 1.1/17: what Linux would refuse half-way is refused beforehand."""
+    entries = vmar.space.entries
+    needed = 2 * len(entries) + _AREAS_OF_A_CHANGE  # a gap between any two
+    if needed + len(entries) > state.kernel.area_limit:  # it may matter that those with a stream are two
+        needed += sum(entry.is_stream for entry in entries.values())
+    if needed > state.kernel.area_limit:
+        raise ZxRefusal(
+            "vmar:1.1/17",
+            asked=asked,
+            allowed=f"the process might need {needed} areas, and the kernel gives it {state.kernel.area_limit}",
+            needed="fewer mappings, or a higher vm.max_map_count",
+        )
