@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import threading
-from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +18,6 @@ import pytest
 
 from capshm import BrokerGone, Capability, Machine, RevocationIncomplete
 from capshm import cheribsd as bsd
-from capshm._native import ffi, lib
 from capshm.testing import steps
 from tests.conformance.cheribsd.revocation import as_freed, info, revoke_painted, shadow_of
 from tests.faults.isolation import isolated
@@ -292,30 +290,6 @@ def test_stopped_by_sigstop() -> None:
             end.set()
             assert busy.wait() == 0
         end.close()
-
-
-@isolated()
-def test_a_sleeper_clears_its_paint_first() -> None:
-    """P2: who slept over a pass sweeps before it can clear the paint with which it was to sweep."""
-    with clean_machine() as machine:
-
-        def sleep() -> None:
-            memory = anonymous()
-            value = as_freed(memory)
-            memory.store_capability(16, value)
-            shadow = shadow_of(memory)
-            shadow.paint(value)
-            painted = array("Q", [value.base, value.length])
-            stop_here()
-            assert not lib.capshm_paint_ranges(ffi.from_buffer("uint64_t[]", painted), 1, False)  # nothing before it
-            assert not shadow.is_painted(painted[0])
-            check_untagged(memory + 16, value)
-
-        with Child(sleep) as sleeper:
-            assert sleeper.wait_stopped()
-            machine.revoke()
-            sleeper.resume()
-            assert sleeper.wait() == 0
 
 
 @isolated()

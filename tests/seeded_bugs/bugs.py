@@ -29,7 +29,7 @@ class Bug:
     why: str
     patches: tuple[Patch, ...]
     found_by: Program | Node
-    also_found_by: tuple[Node, ...] = ()
+    also_found_by: tuple[Program | Node, ...] = ()
     modules: tuple[Patch, ...] = ()  # of Python files, by their paths from the root
 
 
@@ -42,6 +42,7 @@ HISTORY = "tests/litmus/test_history.py::test_all_has_an_explanation"
 
 REVOCATION = f"{CONFORMANCE}/test_revocation.py"
 REVOCATION_FAULTS = "tests/faults/test_revocation.py"
+ASLEEP = "tests/faults/test_revocation_asleep.py"
 ORIGINS = f"{CONFORMANCE}/test_origins.py"
 
 BUGS = [
@@ -276,8 +277,15 @@ BUGS = [
     Bug(
         "registers-not-swept",
         "a process goes on after an epoch with what it holds in registers",
-        (("process.c", "        register_file_sweep(&process.shadow, &counts);\n", "        (void)counts;\n"),),
+        (
+            (
+                "revoke.c",
+                "        register_file_sweep(&revocation.shadow, &revocation.counts.tags);\n        return STATUS_OK;",
+                "        return STATUS_OK;",
+            ),
+        ),
         Node("tests/unit/test_sweep.py::test_an_epoch_reaches_other_processes"),
+        (Program("revoked", ("4000", "100")),),
     ),
     Bug(
         "stop-without-barrier",
@@ -427,7 +435,7 @@ BUGS = [
     for (size_t i = 0; i < count &&""",
             ),
         ),
-        Node(f"{REVOCATION_FAULTS}::test_a_sleeper_clears_its_paint_first"),
+        Node(f"{ASLEEP}::test_a_sleeper_clears_its_paint_last"),
     ),
     Bug(
         "a-child-begins-without-paint",
@@ -473,7 +481,7 @@ BUGS = [
         "an-incomplete-pass-closes-the-epoch",
         "the epoch counts as closed though somebody could not be stopped: what was freed is used again",
         (),
-        Node(f"{REVOCATION_FAULTS}::test_stopped_at_every_step[load]"),
+        Node(f"{ASLEEP}::test_malloc_keeps_what_could_not_be_revoked"),
         modules=(
             (
                 "capshm/broker/revocation.py",

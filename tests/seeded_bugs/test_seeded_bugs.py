@@ -47,6 +47,13 @@ def test_the_bug_is_found(bug: Bug, finder: Program | Node, tmp_path: Path) -> N
     assert run.returncode == 1, f"{bug.why}\nstatus {run.returncode}\n{run.stdout}"
 
 
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_the_patches_fit(bug: Bug, tmp_path: Path) -> None:
+    """The sources have not moved on: what is built with each bug has it."""
+    write_modules(tmp_path, [(f"native/{file}", old, new) for file, old, new in bug.patches])
+    write_modules(tmp_path, bug.modules)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("bug", MODEL_BUGS, ids=lambda bug: bug.name)
 def test_the_bug_in_the_model_is_found(bug: ModelBug) -> None:

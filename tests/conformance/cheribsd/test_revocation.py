@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from capshm import Capability, Machine
+from capshm import Capability, CapshmError, Machine
 from capshm import cheribsd as bsd
 from tests.conformance.cheribsd.revocation import (
     ASYNC,
@@ -267,11 +267,12 @@ def test_read_only_pages_are_swept() -> None:
     """2.4: what may not be written any more is swept all the same."""
     memory = anonymous()
     other = anonymous()
-    value = as_freed(other)
-    memory.store_capability(0, value)
+    value, kept = as_freed(other), as_freed(other + 16)
+    memory.store_capabilities(0, [value, kept])
     bsd.mprotect(memory, PAGE, bsd.PROT_READ)
     revoke_painted(other, value)
     check_stripped(memory, as_freed(other))
+    check_tagged(memory, kept, 16)
 
 
 @emulated()
@@ -462,11 +463,12 @@ def test_row_101_control_before_note(machine: Machine) -> None:
 def test_row_94_malloc_revoke() -> None:
     """94: what is freed keeps its tag, in a register and in memory, until it is revoked; then its place is free."""
     keeper, freed = bsd.malloc(64), bsd.malloc(64)
-    keeper.store_capability(0, freed)
+    keeper.store_capabilities(0, [freed, keeper])
     bsd.free(freed)
     assert keeper.load_capability(0).tag
     bsd.malloc_revoke()
     assert (freed.tag, keeper.load_capability(0).tag, keeper.tag) == (False, False, True)
+    check_tagged(keeper, keeper, 16)
     assert freed.base in {bsd.malloc(64).base for _ in range(2)}
 
 
@@ -499,23 +501,65 @@ def test_a_child_revokes_its_own_quarantine() -> None:
     assert not keeper.load_capability(0).tag
 
 
+@emulated()
+def test_frees_after_a_revocation() -> None:
+    """2.7: a double free, and a free of what lies inside, is refused after the revocation as before it."""
+    freed, other = bsd.malloc(64), bsd.malloc(64)
+    inside = (freed + 16).with_bounds(16)
+    bsd.free(freed)
+    for is_revoked in (False, True):
+        for each in (freed, inside):
+            assert each.tag is not is_revoked
+            with pytest.raises(CapshmError, match="abort"):
+                bsd.free(each)
+        bsd.malloc_revoke()
+    again = {bsd.malloc(64).base: each for each in range(2)}
+    assert freed.base in again
+    with pytest.raises(CapshmError, match="no tag"):
+        bsd.free(freed)  # though somebody else's memory begins there now
+    bsd.free(other)
+
+
+@emulated()
+def test_forks_with_a_full_quarantine() -> None:
+    """2.6, 2.7: several processes with the same quarantine revoke it at once, each its own, and lose nothing else."""
+    keeper = bsd.malloc(4096)
+    pointers = [bsd.malloc(64) for _ in range(256)]
+    keeper.store_capabilities(0, pointers)
+    for pointer in pointers[::2]:
+        bsd.free(pointer)
+
+    def flush() -> None:
+        bsd.malloc_revoke_quarantine_force_flush()
+        tags = bytes(number % 2 for number in range(256))
+        assert bytes(pointer.tag for pointer in pointers) == tags
+        assert keeper.load_capabilities(0, 256).tags == tags
+
+    children = [Child(flush) for _ in range(3)]
+    assert all(pointer.tag for pointer in pointers)
+    flush()
+    assert [child.wait() for child in children] == [0, 0, 0]
+
+
 # Hoards (1.J)
 
 
 @emulated()
 def test_row_92_unmapped_hoard() -> None:
     """92: a value that hides in an object that is mapped nowhere is revoked; the second mapping has PROT_CAP."""
-    value = bsd.malloc(64)
+    value, kept = bsd.malloc(64), bsd.malloc(64)
     bits = value.without_tag()
     descriptor = new_object()
     hoard = shared(descriptor)
-    hoard.store_capability(0, value)
+    hoard.store_capabilities(0, [value, kept])
     bsd.munmap(hoard, PAGE)
     bsd.free(value)
     bsd.malloc_revoke_quarantine_force_flush()
-    loaded = shared(descriptor).load_capability(0)
+    again = shared(descriptor, RWC)
+    loaded = again.load_capability(0)
     assert not loaded.tag
     assert loaded == bits
+    check_tagged(again, kept, 16)
 
 
 @emulated()
@@ -560,10 +604,10 @@ def test_J2_nothing_stays_mapped(machine: Machine) -> None:
 def test_J5_closed_hoard_in_flight() -> None:
     """J5: an object whose only descriptor lies in a socket's queue is swept."""
     arena = anonymous()
-    value = as_freed(arena)
+    value, kept = as_freed(arena), as_freed(arena + 16)
     descriptor = new_object()
     hoard = shared(descriptor)
-    hoard.store_capability(0, value)
+    hoard.store_capabilities(0, [value, kept])
     bsd.munmap(hoard, PAGE)
     asked = Event()
 
@@ -577,7 +621,9 @@ def test_J5_closed_hoard_in_flight() -> None:
         revoke_painted(arena, value)
         asked.set()
         returned = receive_descriptor(end)
-    check_stripped(shared(returned), as_freed(arena))
+    again = shared(returned, RWC)
+    check_stripped(again, as_freed(arena))
+    check_tagged(again, kept, 16)
 
 
 @emulated()
