@@ -44,7 +44,7 @@ _CHOICES = {
     "leaks": ("ignore", "raise"),
 }
 
-_MISSING = {"stopper": ("signal",), "scope": ("machine",)}
+_MISSING = {"scope": ("machine",)}
 """What has a name and nothing behind it yet: better refused than taken for something else."""
 
 _entered: Machine | None = None
@@ -55,16 +55,17 @@ class Machine:
 
     policy: "open", "cheribsd", "isolated", or the name of a plug-in (entry point group "capshm.policies"). revoker:
     "none", "stop-the-world", or the name of a plug-in (group "capshm.revokers"). stopper: how a revocation stops
-    processes: "gate", or "sigstop" (by SIGSTOP as well). scope: "vmspace": a revocation reaches what belongs to the
-    address space, and no O_SHARECAP object. isa: "v9" (a tagged store without StoreCap faults) or "rvy" (it strips).
-    vmar_errors: "kernel" or "rfc". arena_size: bytes of address space that each process reserves, a multiple of 256
-    KiB; the first machine of a process decides. stop_timeout: seconds that a revocation waits for processes. faults:
-    "raise", or "signal": an uncaught fault ends a forked process by the real signal. leaks: "raise": leaving raises
-    LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
-    (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading mappings back from /proc/PID/smaps,
-    work on stopped processes, debuggers, core files; and if the broker is killed, finding processes that were forked
-    without hooks. audit: path of a file to be made; None keeps the audit in memory. name: of the machine, as
-    `capshm.attach` takes it.
+    processes: "gate" interrupts nobody; "signal" and "sigstop" do, to compare: on top of the gate, by SIGWINCH (which
+    processes should leave to capshm then: one that handles or blocks it is stopped by the gate alone), by SIGSTOP.
+    scope: "vmspace": a revocation reaches what belongs to the address space, and no O_SHARECAP object. isa: "v9" (a
+    tagged store without StoreCap faults) or "rvy" (it strips). vmar_errors: "kernel" or "rfc". arena_size: bytes of
+    address space that each process reserves, a multiple of 256 KiB; the first machine of a process decides.
+    stop_timeout: seconds that a revocation waits for processes. faults: "raise", or "signal": an uncaught fault ends a
+    forked process by the real signal. leaks: "raise": leaving raises LeakFound. hardened: other processes of the same
+    user, root's excepted, cannot look into broker and clients (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then,
+    for that user: reading mappings back from /proc/PID/smaps, work on stopped processes, debuggers, core files; and if
+    the broker is killed, finding processes that were forked without hooks. audit: path of a file to be made; None keeps
+    the audit in memory. name: of the machine, as `capshm.attach` takes it.
 
     ValueError and TypeError: an argument is wrong. CapshmError: this process is in a machine already, the name is in
     use, or the broker could not start. Nothing is left then.

@@ -214,6 +214,15 @@ enum status capshm_gate_close(uint64_t timeout, int32_t *stragglers, size_t capa
 void capshm_gate_open(bool is_new_epoch);
 bool capshm_gate_is_mine(void);
 
+/* For processes of a machine whose stopper sends signals (halt.h). STATUS_UNSUPPORTED: errno tells why. */
+enum status capshm_take_halt_signals(bool is_wanted);
+/* While the gate is closed by the calling thread: returns when whoever will be parked by a signal is, or after timeout ns.
+ * Of SIGSTOP: these processes, which the caller lets go on again. STATUS_INVALID: the gate is not closed. */
+enum status capshm_halt_by_signal(uint64_t timeout);
+enum status capshm_halt_by_sigstop(uint64_t timeout, const int32_t *pidfds, const int32_t *pids, size_t count);
+/* Neither stopped nor ended. */
+bool capshm_is_running(int32_t process);
+
 /* A full barrier in every running thread of every attached process; whoever sets clear bits without a mapping, as a broker
  * does, needs it between the bits and the bytes (sideband.h). */
 void capshm_barrier_everywhere(void);

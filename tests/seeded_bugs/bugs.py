@@ -286,13 +286,13 @@ BUGS = [
         "flag-after-the-look",
         "an operation looks at the gate before it says that it is inside",
         (
-            ("gate.h", "    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);\n", ""),
+            ("gate.h", "    atomic_store_explicit(&slot->in_operation, GATE_INSIDE, memory_order_relaxed);\n", ""),
             (
                 "gate.h",
                 "    STEP(OPERATION_ENTERED);\n",
                 (
                     "    STEP(OPERATION_ENTERED);\n"
-                    "    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);\n"
+                    "    atomic_store_explicit(&slot->in_operation, GATE_INSIDE, memory_order_relaxed);\n"
                 ),
             ),
         ),
