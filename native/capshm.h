@@ -204,6 +204,9 @@ bool capshm_is_painted(uint64_t address);
 
 /* An operation that does nothing: what a pass has left to this process is swept afterwards. */
 enum status capshm_catch_up(void);
+/* Has the pages of a mapped part of a sparse file in this process's page table, so that no access faults; not those of
+ * its holes, which stay holes. What cannot be done is left to the faults. */
+void capshm_populate(void *memory, int descriptor, uint64_t offset, uint64_t length);
 /* What these sweeps have met since the last call. */
 void capshm_take_counts(struct revocation_counts *counts);
 

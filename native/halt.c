@@ -16,7 +16,7 @@
 
 #define HALT_SIGNAL SIGWINCH
 
-enum { SPINS = 200, TURNS_BETWEEN_LOOKS = 64 };
+static const uint64_t SPIN = 200000; /* ns in which most are halted; then the processor goes to those that are not */
 
 static struct sigaction previous;
 static bool is_installed;
@@ -60,19 +60,11 @@ enum status capshm_take_halt_signals(bool is_wanted) {
 
 /* The keeper ------------------------------------------------------------------------------------------------------- */
 
-/* What ends a wait, beside its deadline. */
-typedef bool is_settled(const void *one);
-
-static void wait_until_settled(is_settled *is_known, is_settled *is_found, const void *one, uint64_t deadline) {
-    for (uint32_t turn = 0; !is_known(one); turn++) {
-        if (turn < SPINS) {
-            clock_relax();
-            continue;
-        }
-        if (((turn - SPINS) % TURNS_BETWEEN_LOOKS == 0 && is_found(one)) || clock_now() >= deadline)
-            return;
+static void pause_since(uint64_t begin) {
+    if (clock_now() - begin < SPIN)
+        clock_relax();
+    else
         sched_yield();
-    }
 }
 
 struct asked {
@@ -82,14 +74,14 @@ struct asked {
     int32_t thread;
 };
 
-static bool has_halted(const void *one) {
-    const struct asked *const asked = one;
+static bool has_halted(const struct asked *asked) {
     return atomic_load_explicit(&asked->slot->halted, memory_order_acquire) == asked->signal;
 }
 
-static bool will_not_halt(const void *one) {
-    const struct asked *const asked = one;
-    return !task_will_take(asked->process, asked->thread, HALT_SIGNAL);
+/* Looking into /proc costs as much as some hundred looks at the slot. */
+static bool will_not_halt(const struct asked *asked, uint32_t turn) {
+    enum { BETWEEN = 256 };
+    return turn % BETWEEN == BETWEEN - 1 && !task_will_take(asked->process, asked->thread, HALT_SIGNAL);
 }
 
 /* Whoever may be asked: the slot is a living thread's, or was a dead one's, and is not the keeper's own. */
@@ -104,7 +96,7 @@ enum status capshm_halt_by_signal(uint64_t timeout) {
     if (!gate_is_closed_by_this_thread())
         return STATUS_INVALID;
     struct gate *const gate = thread_member->gate;
-    const uint64_t deadline = clock_now() + timeout;
+    const uint64_t begin = clock_now();
     const uint32_t used = atomic_load(&gate->slots_used);
     struct asked asked;
     for (uint32_t number = 1; number < used; number++) {
@@ -112,8 +104,12 @@ enum status capshm_halt_by_signal(uint64_t timeout) {
             syscall(SYS_tgkill, asked.process, asked.thread, HALT_SIGNAL); /* fails for the dead, who take nothing */
     }
     for (uint32_t number = 1; number < used; number++) {
-        if (ask_for(gate, number, &asked))
-            wait_until_settled(has_halted, will_not_halt, &asked, deadline);
+        const bool is_asked = ask_for(gate, number, &asked);
+        for (uint32_t turn = 0; is_asked && !has_halted(&asked) && !will_not_halt(&asked, turn); turn++) {
+            if (clock_now() - begin >= timeout)
+                break;
+            pause_since(begin);
+        }
     }
     return STATUS_OK;
 }
@@ -123,22 +119,15 @@ bool capshm_is_running(int32_t process) {
     return !task_is_stopped(state) && !task_has_ended(state);
 }
 
-static bool is_not_known(const void *one) {
-    (void)one;
-    return false;
-}
-
-static bool runs_no_more(const void *process) {
-    return !capshm_is_running(*(const int32_t *)process);
-}
-
 enum status capshm_halt_by_sigstop(uint64_t timeout, const int32_t *pidfds, const int32_t *pids, size_t count) {
     if (!gate_is_closed_by_this_thread())
         return STATUS_INVALID;
-    const uint64_t deadline = clock_now() + timeout;
+    const uint64_t begin = clock_now();
     for (size_t i = 0; i < count; i++)
         syscall(SYS_pidfd_send_signal, pidfds[i], SIGSTOP, NULL, 0); /* fails for the dead, who need no stopping */
-    for (size_t i = 0; i < count; i++)
-        wait_until_settled(is_not_known, runs_no_more, &pids[i], deadline);
+    for (size_t i = 0; i < count; i++) {
+        while (capshm_is_running(pids[i]) && clock_now() - begin < timeout)
+            pause_since(begin);
+    }
     return STATUS_OK;
 }

@@ -1,7 +1,7 @@
-"""Lets processes go on that a broker has stopped by SIGSTOP, if it dies before it does so itself.
+"""Lets processes go on that a broker has stopped by SIGSTOP, if it dies before that.
 
-A stopped process cannot notice that its broker is dead, and if the machine's creator is stopped, too, nobody is left who
-could. So the broker forks a guard when it starts: a process that waits for the broker's word, or its end. Before it
+A stopped process cannot notice that its broker is dead, and if the machine's creator is stopped, too, nobody is left
+who could. So the broker forks a guard when it starts: a process that waits for the broker's word, or its end. Before it
 stops processes the broker sends their pidfds, and an empty list when they go on again. At the end of the connection the
 guard continues those of the last list, and ends.
 

@@ -66,15 +66,9 @@ class Gate:
         if lib.capshm_gate_close(self._timeout, pids, _MOST_STRAGGLERS, count):
             raise Incomplete([(pid, _reason(pid)) for pid in sorted(set(pids[0 : min(count[0], _MOST_STRAGGLERS)]))])
         try:
-            with self._halted():
-                yield
+            yield
         finally:
             lib.capshm_gate_open(False)
-
-    @contextlib.contextmanager
-    def _halted(self) -> Iterator[None]:
-        """The gate is closed; what comes on top of that."""
-        yield
 
     def close(self) -> None:
         """No more."""
@@ -84,9 +78,11 @@ class Signal(Gate):
     """The gate, and a signal to each thread. timeout: seconds for each of the two."""
 
     @contextlib.contextmanager
-    def _halted(self) -> Iterator[None]:
-        lib.capshm_halt_by_signal(self._timeout)
-        yield  # the opening of the gate wakes them
+    def stopped(self) -> Iterator[None]:
+        """Inside, nobody touches a capability. Incomplete."""
+        with super().stopped():
+            lib.capshm_halt_by_signal(self._timeout)
+            yield  # the opening of the gate wakes them
 
 
 class SigStop(Gate):
@@ -98,12 +94,18 @@ class SigStop(Gate):
         self._guard = Guard()
 
     @contextlib.contextmanager
-    def _halted(self) -> Iterator[None]:
+    def stopped(self) -> Iterator[None]:
+        """Inside, nobody touches a capability. Incomplete."""
+        # Asked first: who is run out of an operation does not look stopped for a moment.
         running = [(pid, pidfd) for pid, pidfd in self._processes() if lib.capshm_is_running(pid)]
-        pids, pidfds = [pid for pid, _ in running], [pidfd for _, pidfd in running]
+        with super().stopped(), self._halted([pid for pid, _ in running], [pidfd for _, pidfd in running]):
+            yield
+
+    @contextlib.contextmanager
+    def _halted(self, pids: list[int], pidfds: list[int]) -> Iterator[None]:
         self._guard.watch(pidfds)
         try:
-            lib.capshm_halt_by_sigstop(self._timeout, pidfds, pids, len(running))
+            lib.capshm_halt_by_sigstop(self._timeout, pidfds, pids, len(pids))
             yield
         finally:
             for pidfd in pidfds:
