@@ -1,4 +1,4 @@
-"""Requests, mappings, forks, revocation, malloc and attaching in a real machine beside their limits: `python -m bench.machines`.
+"""What real machines do beside their limits: `python -m bench.machines`.
 
 Prints a JSON object a line: key, value, limit; microseconds. Figure and limit take turns in slices of some hundredths
 of a second, and the fastest time of each counts: what disturbs can only make it slower.

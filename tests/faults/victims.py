@@ -39,9 +39,9 @@ def owned() -> Capability:
 
 
 @contextmanager
-def clean_machine(**settings: object) -> Iterator[Machine]:
+def clean_machine(*names: str, **settings: object) -> Iterator[Machine]:
     """A machine, of which nothing is left afterwards."""
-    machine = Machine(**settings)  # type: ignore[arg-type]
+    machine = Machine(*names, **settings)  # type: ignore[arg-type]
     with Residue(machine.name), machine:
         yield machine
 

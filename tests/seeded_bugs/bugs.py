@@ -398,6 +398,30 @@ BUGS = [
         Node("tests/faults/test_revocation.py::test_stopped_at_every_step"),
     ),
     Bug(
+        "run-through-a-fork",
+        "a stopped process that was about to fork is run out of its operation: it makes a child",
+        (("run_out.c", "!= GATE_INSIDE ||", "== GATE_OUTSIDE ||"),),
+        Node("tests/faults/test_run_out.py::test_nobody_is_run_through_a_fork"),
+    ),
+    Bug(
+        "run-out-takes-signals",
+        "a process that is run out of an operation keeps all signals from itself afterwards",
+        (("run_out.c", "        restore_signals(thread, blocked);\n", "        (void)restore_signals;\n"),),
+        Node("tests/faults/test_run_out.py::test_signals_wait_until_it_goes_on"),
+    ),
+    Bug(
+        "halted-goes-on",
+        "the handler says that its thread has halted, and lets it go on",
+        (
+            (
+                "gate.c",
+                "           atomic_load(&self->gate->signal) == signal && !is_abandoned",
+                "           0 && !is_abandoned",
+            ),
+        ),
+        Node("tests/faults/test_stoppers.py::test_who_is_halted_does_nothing"),
+    ),
+    Bug(
         "a-dead-brokers-gate-opens",
         "operations go on after a broker that died amid a pass: nobody knows what was swept",
         (("gate.c", "closer == atomic_load(&gate->keeper) || (owner", "(owner"),),
