@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,7 @@ def test_a_process_is_killed_at_each_step(stopper: str) -> None:
         for step in STEPS:
             for is_asker in (True, False):
                 asking = Event()
-                with Child(wait_and_look) as other, Child(lambda: ask(machine, asking)) as asker:
+                with Child(wait_and_look) as other, Child(partial(ask, machine, asking)) as asker:
                     with Child(wait_and_look) as bystander:
                         assert other.wait_stopped()
                         assert bystander.wait_stopped()
@@ -140,7 +141,7 @@ def test_the_broker_is_killed_at_each_step(step: str) -> None:
         for stopper in NAMES:
             with clean_machine("cheribsd", "killing", stopper=stopper, stop_timeout=100.0) as machine:
                 memory, asking = anonymous(), Event()
-                with Child(lambda: ask(machine, asking)) as asker:
+                with Child(partial(ask, machine, asking)) as asker:
                     killer.arm(step, 0)
                     asking.set()
                     assert asker.wait() == 1
