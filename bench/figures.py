@@ -273,7 +273,7 @@ FIGURES: tuple[Figure, ...] = (
         3.4,
         _at_most(3.0),
         "16 processes, spinning, about 1 % of their time inside operations of the core and as much inside those of the "
-        "limit; stopper gate, no broker; figure and limit in turns, 0.2 ms apart, the median counts",
+        "limit; an arena of 1 GiB; stopper gate, no broker; figure and limit in turns, 0.2 ms apart, the median counts",
         _STOP,
     ),
     Figure(

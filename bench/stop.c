@@ -24,6 +24,7 @@
 
 enum { PROCESSES = 16, MOST = 256, STOPS = 101, PAUSE = 64, STOPPERS = 3, LIMIT = STOPPERS };
 static const uint64_t ARENA = UINT64_C(0x550000000000);
+static const uint64_t ARENA_SIZE = UINT64_C(1) << 30; /* 1 GiB */
 static const uint64_t PATIENCE = UINT64_C(60000000000);
 static const uint64_t BETWEEN = 200000; /* ns */
 static const char *const names[STOPPERS] = {"gate", "signal", "sigstop"};
@@ -69,7 +70,7 @@ static void work(int number, int gate) {
     uint32_t tag;
     while (!atomic_load(&shared->is_kept))
         clock_relax();
-    if (capshm_attach(ARENA, UINT64_C(1) << 30, gate) != STATUS_OK || capshm_take_halt_signals(true) != STATUS_OK ||
+    if (capshm_attach(ARENA, ARENA_SIZE, gate) != STATUS_OK || capshm_take_halt_signals(true) != STATUS_OK ||
         capshm_make(1, ARENA, METADATA_ROOT, true) != STATUS_OK)
         fail("attach");
     atomic_fetch_add(&shared->ready, 1);
