@@ -297,13 +297,13 @@ BUGS = [
         "flag-after-the-look",
         "an operation looks at the gate before it says that it is inside",
         (
-            ("gate.h", "    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);\n", ""),
+            ("gate.h", "    atomic_store_explicit(&slot->in_operation, GATE_INSIDE, memory_order_relaxed);\n", ""),
             (
                 "gate.h",
                 "    STEP(OPERATION_ENTERED);\n",
                 (
                     "    STEP(OPERATION_ENTERED);\n"
-                    "    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);\n"
+                    "    atomic_store_explicit(&slot->in_operation, GATE_INSIDE, memory_order_relaxed);\n"
                 ),
             ),
         ),
@@ -409,6 +409,30 @@ BUGS = [
         Node(f"{REVOCATION_FAULTS}::test_stopped_at_every_step"),
     ),
     Bug(
+        "run-through-a-fork",
+        "a stopped process that was about to fork is run out of its operation: it makes a child",
+        (("run_out.c", "!= GATE_INSIDE ||", "== GATE_OUTSIDE ||"),),
+        Node("tests/faults/test_run_out.py::test_nobody_is_run_through_a_fork"),
+    ),
+    Bug(
+        "run-out-takes-signals",
+        "a process that is run out of an operation keeps all signals from itself afterwards",
+        (("run_out.c", "        restore_signals(thread, blocked);\n", "        (void)restore_signals;\n"),),
+        Node("tests/faults/test_run_out.py::test_signals_wait_until_it_goes_on"),
+    ),
+    Bug(
+        "halted-goes-on",
+        "the handler says that its thread has halted, and lets it go on",
+        (
+            (
+                "gate.c",
+                "           atomic_load(&self->gate->signal) == signal && !is_abandoned",
+                "           0 && !is_abandoned",
+            ),
+        ),
+        Node("tests/faults/test_stoppers.py::test_who_is_halted_does_nothing"),
+    ),
+    Bug(
         "a-dead-brokers-gate-opens",
         "operations go on after a broker that died amid a pass: nobody knows what was swept",
         (("gate.c", "closer == atomic_load(&gate->keeper) || (owner", "(owner"),),
@@ -451,13 +475,13 @@ BUGS = [
         Node(f"{REVOCATION}::test_row_92_unmapped_hoard"),
         modules=(
             (
-                "capshm/broker/revocation.py",
-                "if memory.owner in shadows:",
-                """if memory.owner in shadows and any(
+                "capshm/broker/passes.py",
+                "if sideband is not None and (",
+                """if sideband is not None and any(
                 entry.object is memory
                 for member in self.state.members.values()
                 for entry in member.space.overlapping(member.space.arena_start, member.space.arena_end)
-            ):""",
+            ) and (""",
             ),
         ),
     ),
@@ -468,12 +492,11 @@ BUGS = [
         Node(f"{REVOCATION}::test_J5_closed_hoard_in_flight"),
         modules=(
             (
-                "capshm/broker/revocation.py",
-                "if memory.owner in shadows:",
-                """if (
-                memory.owner in shadows
-                and memory.id in self.state.segments.sizes(member.pid for member in self.state.members.values())
-            ):""",
+                "capshm/broker/passes.py",
+                "if sideband is not None and (",
+                """if sideband is not None and (
+                memory.id in self.state.segments.sizes(member.pid for member in self.state.members.values())
+            ) and (""",
             ),
         ),
     ),
