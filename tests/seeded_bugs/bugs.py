@@ -409,12 +409,6 @@ BUGS = [
         Node(f"{REVOCATION_FAULTS}::test_stopped_at_every_step"),
     ),
     Bug(
-        "run-through-a-fork",
-        "a stopped process that was about to fork is run out of its operation: it makes a child",
-        (("run_out.c", "!= GATE_INSIDE ||", "== GATE_OUTSIDE ||"),),
-        Node("tests/faults/test_run_out.py::test_nobody_is_run_through_a_fork"),
-    ),
-    Bug(
         "run-out-takes-signals",
         "a process that is run out of an operation keeps all signals from itself afterwards",
         (("run_out.c", "        restore_signals(thread, blocked);\n", "        (void)restore_signals;\n"),),
