@@ -277,6 +277,13 @@ Of the VMO, or larger than this machine's objects can be.
 VMO/4 UNAVAILABLE VMO: not resizable
 It was created without VMO_RESIZABLE.
 
+REMOTE/1 UNAVAILABLE another process's VMAR: the process has not come by
+It is stopped, or amid an operation that does not end, or has another handler for SIGURG. Nothing is changed.
+
+REMOTE/2 UNAVAILABLE another process's VMAR: a change is in progress
+The process has begun to carry out a call, this or an earlier one, and is stopped. It finishes that call when it goes
+on, or dies with it; a call that was still waiting for that has changed nothing.
+
 host NO_MEMORY this machine's kernel refused
 No rule forbids it; the message says what Linux said. Nothing is changed.
 """
