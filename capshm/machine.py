@@ -54,9 +54,10 @@ class Machine:
     tagged store without StoreCap faults) or "rvy" (it strips). arena_size: bytes of address space that each process
     reserves, a multiple of 256 KiB; the first machine of a process decides. faults: "raise", or "signal": an uncaught
     fault ends a forked process by the real signal. Kept for what later versions bring: revoker ("none",
-    "stop-the-world"), stopper ("gate", "signal", "sigstop"), scope ("vmspace", "machine"), stop_timeout (seconds),
-    vmar_errors ("kernel", "rfc"). leaks: "raise": leaving
-    raises LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
+    "stop-the-world"), stopper ("gate", "signal", "sigstop"), scope ("vmspace", "machine"), vmar_errors ("kernel",
+    "rfc"). stop_timeout: seconds that a call of `capshm.zircon` on another process's VMAR waits for one that is
+    stopped. leaks: "raise": leaving raises LeakFound. hardened: other processes of the same user, root's excepted,
+    cannot look into broker and clients
     (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading mappings back from /proc/PID/smaps,
     work on stopped processes, debuggers, core files; and if the broker is killed, finding processes that were forked
     without hooks. audit: path of a file to be made; None keeps the audit in memory. name: of the machine, as

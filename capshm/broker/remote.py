@@ -247,8 +247,6 @@ class Remote:
         if self._is_here(target):
             self._give(target)
         else:
-            for call in target.waiting:
-                call.pause = _FIRST_PAUSE
             self._forget_if_idle(target)
 
     def _take_up(self, connection: Connection, request: messages.Request, packet: Packet) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import signal
 import threading
 from collections.abc import Callable
@@ -11,7 +12,8 @@ import pytest
 from capshm import Machine
 from capshm import cheribsd as bsd
 from capshm import zircon as zx
-from tests.faults.guests import PAGE, PAGES, RW, Guest, Place, R, agreed, check_here, refused, striped
+from capshm.model.constants import ARENA_START
+from tests.faults.guests import PAGE, PAGES, RW, Guest, Place, R, agreed, check_here, refused, striped, wait_for_ever
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event
 from tests.faults.residue import wait_for_end
@@ -254,3 +256,26 @@ def test_a_handler_of_the_programs_own() -> None:
         with Child(lambda: zx.vmar_protect(root, R, address, PAGES * PAGE)) as child:
             assert child.wait() == 0
         assert agreed(machine, os.getpid(), address) == ["r"] * PAGES
+
+
+@pytest.mark.slow
+@isolated()
+def test_what_linux_refuses_there() -> None:
+    """A target without room for the VMO's descriptor: the caller is told, and tree and Linux are as before."""
+    limited = Event()
+
+    def life() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        limited.set()
+        wait_for_ever()
+
+    with Machine(stop_timeout=PATIENT) as machine, Guest(life) as guest:
+        limited.wait()
+        vmar, address = guest.place
+        before = machine.mappings(guest.pid)
+        with refused(zx.ERR_NO_MEMORY, "vmar:host"):
+            zx.vmar_map(vmar, RW | zx.VM_SPECIFIC_OVERWRITE, address - ARENA_START, zx.vmo_create(PAGE), 0, PAGE)
+        assert machine.mappings(guest.pid) == before
+        assert agreed(machine, guest.pid, address) == ["rw", "r"] * (PAGES // 2)
+        guest.protect(R)
+        assert agreed(machine, guest.pid, address) == ["r"] * PAGES

@@ -14,7 +14,7 @@ from tests.faults.processes import Child, Event
 
 STEPS = ["REMOTE_ASKED", "REMOTE_TAKEN", "REMOTE_CHANGED", "REMOTE_REPORTED"]
 PATIENT = 60.0
-SHORT = 2.0  # seconds after which a call on a stopped process is given up; it comes to its step long before
+SHORT = 5.0  # seconds after which a call on a stopped process is given up; it comes to its step long before
 
 
 @pytest.mark.slow
@@ -43,16 +43,19 @@ def test_the_target_dies(step: str) -> None:
 def test_the_target_stops_and_goes_on(step: str) -> None:
     """Stopped with orders in hand it is in progress, which is told; when it goes on it finishes, and all agrees."""
     with Machine(stop_timeout=SHORT) as machine, Guest(step=step, action="stop") as guest:
+
+        def call(options: int, pages: int) -> None:
+            with refused(zx.ERR_UNAVAILABLE, "vmar:REMOTE/2"):
+                guest.protect(options, 0, pages)
+
         if step == "REMOTE_REPORTED":
             guest.protect(RW)
             assert guest.child.wait_stopped()
         else:
-            with refused(zx.ERR_UNAVAILABLE, "vmar:REMOTE/2"):
-                guest.protect(RW)
-            assert guest.child.wait_stopped()
-            if step == "REMOTE_CHANGED":
-                with refused(zx.ERR_UNAVAILABLE, "vmar:REMOTE/2"):
-                    guest.protect(R, 0, 1)
+            with Child(lambda: call(RW, PAGES)) as first:
+                assert guest.child.wait_stopped()
+                with Child(lambda: call(R, 1)) as second:
+                    assert (first.wait(), second.wait()) == (0, 0)
         guest.child.resume()
         guest.protect(R, 2, 1)
         assert agreed(machine, guest.pid, guest.place.address) == ["rw", "rw", "r", "rw", "rw", "rw"]
