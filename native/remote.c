@@ -27,38 +27,46 @@ static bool take_turn(void) {
     return !atomic_exchange(&is_turn_taken, true);
 }
 
-/* errno of the first order that could not be carried out, or 0; *done: the orders before it. */
+static enum status map(const struct remote_order *order, int descriptor) {
+    const struct capshm_object_mapping mapping = {
+        .address = order->start,
+        .length = order->length,
+        .offset = order->offset,
+        .data = descriptor,
+        .tags = -1,
+        .clear = -1,
+        .object = order->object,
+        .permissions = order->permissions,
+        .is_shared = true,
+        .is_kept_at_fork = true,
+    };
+    if (descriptor >= 0)
+        return capshm_map_object(&mapping);
+    errno = EMFILE; /* it was sent, and there was no room for it */
+    return STATUS_NO_MEMORY;
+}
+
+static enum status protect(const struct remote_order *order) {
+    const enum status status = capshm_protect(order->start, order->length, order->permissions);
+    if (status == STATUS_OK)
+        return STATUS_OK;
+    const int reason = errno;
+    /* Back again: areas become one, which needs no memory. */
+    capshm_protect(order->start, order->length, order->permissions_before);
+    errno = reason;
+    return status;
+}
+
+/* 0, or errno: why not. */
 static int carry_out_one(const struct remote_order *order, int descriptor) {
     enum status status = STATUS_INVALID;
     errno = EINVAL;
-    if (order->kind == REMOTE_UNMAP) {
+    if (order->kind == REMOTE_MAP)
+        status = map(order, descriptor);
+    else if (order->kind == REMOTE_PROTECT)
+        status = protect(order);
+    else if (order->kind == REMOTE_UNMAP)
         status = capshm_unmap_range(order->start, order->length);
-    } else if (order->kind == REMOTE_PROTECT) {
-        status = capshm_protect(order->start, order->length, order->permissions);
-        if (status != STATUS_OK) {
-            const int reason = errno;
-            capshm_protect(order->start, order->length,
-                           order->permissions_before); /* areas become one: needs no memory */
-            errno = reason;
-        }
-    } else if (order->kind == REMOTE_MAP) {
-        const struct capshm_object_mapping mapping = {
-            .address = order->start,
-            .length = order->length,
-            .offset = order->offset,
-            .data = descriptor,
-            .tags = -1,
-            .clear = -1,
-            .object = order->object,
-            .permissions = order->permissions,
-            .is_shared = true,
-            .is_kept_at_fork = true,
-        };
-        if (descriptor < 0)
-            errno = EMFILE; /* it was sent, and there was no room for it */
-        else
-            status = capshm_map_object(&mapping);
-    }
     return status == STATUS_OK ? 0 : errno;
 }
 
