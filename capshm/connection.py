@@ -15,6 +15,9 @@ that raised would leave them so. So they wait until the answer has been carried 
                      thread waits for it and runs handlers: what they ask comes behind, and what they raise goes up at
                      once, while the call is carried out to its end.
 
+What other processes ask of this one's mappings (native/remote.h) waits for the same time, and comes by the same
+connection: whoever waits for an answer carries out what comes before it.
+
 No handler runs in a thread that is not the main one; there nothing is needed. And a fork cannot be asked for by another
 thread, since the lock is kept until it is over. Where the main thread of several forks, a handler may ask between its
 request and the answer; so an answer that belongs to the outer request is kept for it, and the outer one, which may be
@@ -31,8 +34,8 @@ from _thread import allocate_lock, get_ident, start_new_thread
 from itertools import count
 
 from capshm import _json, errors
-from capshm._native import lib
-from capshm.process import request_lock
+from capshm._native import ffi, lib
+from capshm.process import Turn, request_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +63,8 @@ _CHANGES = frozenset({"unmap", "shmdt", "protect", "inherit"})
 """Requests that `revert` takes back."""
 _PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120  # pathlib is one of the dear imports
 _INT = 4  # bytes of a descriptor in a message
+_ORDERS = bytes([lib.REMOTE_MARK])
+_turn = Turn()
 
 
 class Answer:
@@ -187,7 +192,7 @@ class Connection:
             return body()
         if lib.capshm_has_other_threads():
             if not _is_main_thread():
-                with request_lock:
+                with _turn:
                     return body()
             try:
                 return self._in_a_thread(body)
@@ -196,7 +201,7 @@ class Connection:
         before = lib.capshm_blocked_signals()
         try:
             block_signals()
-            with request_lock:
+            with _turn:
                 return body()
         finally:
             restore_signals(before)
@@ -210,7 +215,7 @@ class Connection:
 
         def run() -> None:
             try:
-                with request_lock:
+                with _turn:
                     self._at = at
                     try:
                         returned.append(body())
@@ -339,7 +344,32 @@ class Connection:
 
 
 def receive(sock: socket.socket) -> Answer:
-    """Wait for the next answer. EOFError: the broker has closed the connection."""
+    """Wait for the next answer; what another process asks of this one and comes before is carried out.
+
+    EOFError: the broker has closed the connection.
+    """
+    while True:
+        text, descriptors, is_cut = _packet(sock)
+        answer = Answer({}, descriptors, is_cut=is_cut)
+        if not text.startswith(_ORDERS):
+            break
+        try:
+            numbers = ffi.new("int32_t[]", descriptors)
+            lib.capshm_remote_take(text, len(text), numbers, len(descriptors), is_cut)
+        finally:
+            answer.close()
+    answer.body = _json.read(text.decode())
+    if is_cut:
+        answer.close()
+    elif "long" in answer.body:
+        with os.fdopen(answer.descriptors.pop(), "rb") as file:
+            file.seek(0)
+            answer.body = _json.read(file.read().decode())
+    return answer
+
+
+def _packet(sock: socket.socket) -> tuple[bytes, list[int], bool]:
+    """Data, descriptors, and whether some were cut off. EOFError."""
     text, ancillary, flags, _ = sock.recvmsg(
         _PACKET_LIMIT, socket.CMSG_SPACE(_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
     )
@@ -349,15 +379,7 @@ def receive(sock: socket.socket) -> Answer:
             descriptors += memoryview(content).cast("i").tolist()
     if not text:
         raise EOFError
-    answer = Answer(_json.read(text.decode()), descriptors)
-    if flags & socket.MSG_CTRUNC:
-        answer.close()
-        return Answer(answer.body, [], is_cut=True)
-    if "long" in answer.body:
-        with os.fdopen(answer.descriptors.pop(), "rb") as file:
-            file.seek(0)
-            return Answer(_json.read(file.read().decode()), answer.descriptors)
-    return answer
+    return text, descriptors, bool(flags & socket.MSG_CTRUNC)
 
 
 def _raise_refusal(do: str, answer: Answer) -> None:

@@ -67,12 +67,13 @@ class Machine:
     by whose each capability is. isa: "v9" (a tagged store without StoreCap faults) or "rvy" (it strips). vmar_errors:
     "kernel" or "rfc": the statuses of capshm.zircon where Zircon's kernel and its RFC differ. arena_size: bytes of
     address space that each process reserves, a multiple of 256 KiB; the first machine of a process decides.
-    stop_timeout: seconds that a revocation waits for processes. faults: "raise", or "signal": an uncaught fault ends a
-    forked process by the real signal. leaks: "raise": leaving raises LeakFound. hardened: other processes of the same
-    user, root's excepted, cannot look into broker and clients (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then,
-    for that user: reading mappings back from /proc/PID/smaps, work on stopped processes, debuggers, core files; and if
-    the broker is killed, finding processes that were forked without hooks. audit: path of a file to be made; None
-    keeps the audit in memory. name: of the machine, as `capshm.attach` takes it.
+    stop_timeout: seconds that a revocation, or a call of capshm.zircon on another process's VMAR, waits for processes.
+    faults: "raise", or "signal": an uncaught fault ends a forked process by the real signal. leaks: "raise": leaving
+    raises LeakFound. hardened: other processes of the same user, root's excepted, cannot look into broker and clients
+    (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading mappings back from /proc/PID/smaps,
+    work on stopped processes, debuggers, core files; and if the broker is killed, finding processes that were forked
+    without hooks. audit: path of a file to be made; None keeps the audit in memory. name: of the machine, as
+    `capshm.attach` takes it.
 
     ValueError and TypeError: an argument is wrong. CapshmError: this process is in a machine already, the name is in
     use, or the broker could not start. Nothing is left then.

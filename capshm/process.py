@@ -56,6 +56,20 @@ request_lock = RLock()
 """Held from a request to the broker until its answer is carried out, and during a fork."""
 
 
+class Turn:
+    """A context in which a thread has the lock, and what other processes ask of this one waits (native/remote.h)."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        request_lock.acquire()
+        lib.capshm_remote_hold()
+
+    def __exit__(self, *_: object) -> None:
+        lib.capshm_remote_release()
+        request_lock.release()
+
+
 def ensure_attached() -> None:
     """Make this process the first of a gate of its own, unless it is attached already.
 
@@ -158,6 +172,11 @@ os.register_at_fork(after_in_parent=_after_fork_in_parent)
 os.register_at_fork(
     after_in_parent=lib.capshm_fork_restore_signals,
     after_in_child=lib.capshm_fork_restore_signals,
+)
+os.register_at_fork(
+    before=lib.capshm_remote_hold,
+    after_in_parent=lib.capshm_remote_release,
+    after_in_child=lib.capshm_remote_release,
 )
 os.register_at_fork(
     before=request_lock.acquire,

@@ -19,6 +19,7 @@
 #include "private.h"
 #include "program.h"
 #include "register_file.h"
+#include "remote.h"
 #include "requests.h"
 #include "revoke.h"
 #include "run_out.h"
@@ -40,6 +41,8 @@ struct members {
 static struct members *members;
 /* Recursive: between the hooks of a fork Python may finalize objects, and those give registers back. */
 static pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+/* How often this thread has it, or is about to: a signal handler must not wait for its own thread. */
+static _Thread_local volatile uint32_t lock_depth __attribute__((tls_model("initial-exec")));
 static pthread_key_t thread_end_key;
 static uint64_t seen_at_fork;
 static int own_descriptor = -1; /* closed in every child; -1: none */
@@ -50,11 +53,29 @@ static unsigned fork_depth; /* forks that this process is amid; a signal handler
 static bool is_inside_for_fork;
 
 void process_lock(void) {
+    lock_depth = lock_depth + 1;
     pthread_mutex_lock(&mutex);
 }
 
 void process_unlock(void) {
     pthread_mutex_unlock(&mutex);
+    lock_depth = lock_depth - 1;
+    remote_look();
+}
+
+bool process_is_thread_inside(void) {
+    const struct gate_slot *const slot = thread_member->slot;
+    return lock_depth > 0 || (slot != NULL && atomic_load_explicit(&slot->in_operation, memory_order_relaxed) != 0);
+}
+
+void process_delay_thread(void) {
+    struct gate_member *const self = thread_member;
+    if (self->slot != NULL)
+        atomic_store_explicit(&self->seen, SEEN_NOTHING, memory_order_relaxed);
+}
+
+int process_connection(void) {
+    return own_descriptor >= 0 && capshm_is_descriptor_of(own_descriptor, own_inode) ? own_descriptor : -1;
 }
 
 static void end_thread(void *member) {
@@ -266,6 +287,8 @@ static enum status join_gate(int descriptor) {
  * answers to the parent must not be taken by a child that ran no hooks. */
 static void start_child(void) {
     mutex = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+    lock_depth = 0;
+    remote_start_child();
     if (own_descriptor >= 0 && capshm_is_descriptor_of(own_descriptor, own_inode))
         close(own_descriptor);
     own_descriptor = -1;
@@ -281,7 +304,7 @@ static enum status attach(uint64_t arena_base, uint64_t arena_size, int gate) {
     static bool has_key;
     has_key = has_key ||
               (pthread_key_create(&thread_end_key, end_thread) == 0 && pthread_atfork(NULL, NULL, start_child) == 0);
-    if (!has_key || !program_install_handler())
+    if (!has_key || !program_install_handler() || !remote_install_handler())
         return STATUS_NO_MEMORY;
     if (!gate_register_process())
         return STATUS_UNSUPPORTED;
@@ -433,6 +456,7 @@ void capshm_fork_in_parent(void) {
     if (fork_depth > 0 || !is_fork_prepared)
         return;
     is_fork_prepared = false;
+    remote_came_amid_fork();
     if (is_inside_for_fork)
         gate_leave();
     process_resume();
@@ -444,8 +468,8 @@ enum status capshm_fork_in_child(void) {
     if (!is_fork_prepared)
         return STATUS_OK; /* the parent was not attached: nor is the child */
     is_fork_prepared = false;
-    if (is_amid_another)
-        return STATUS_NOT_ATTACHED; /* what has been prepared is the outer one's */
+    if (is_amid_another || remote_came_amid_fork())
+        return STATUS_NOT_ATTACHED; /* what was prepared is the outer one's, or for other memory */
     process_lock();
     members->is_attached = true;
     mapping_lose_tags_at_fork();

@@ -29,9 +29,18 @@ struct process {
 
 extern struct process process __attribute__((visibility("hidden")));
 
-/* Guards everything in the process that is not reached by operations: regions, free registers, members. */
+/* Guards everything in the process that is not reached by operations: regions, free registers, members. Giving it back for
+ * the last time, a thread does what other processes ask of this one (remote.h). */
 void process_lock(void);
 void process_unlock(void);
+
+/* For a signal handler: whether its thread is inside an operation or has the lock in hand, or is about to. */
+bool process_is_thread_inside(void);
+/* Has the thread's next operation take the slow way, where the lock is taken and given back. */
+void process_delay_thread(void);
+
+/* The descriptor of the connection to the broker (capshm_keep_from_children); -1: there is none, or none any more. */
+int process_connection(void);
 
 /* Opens the way into an operation, or finds out why not: parks while the gate is closed, sweeps after a pass (revoke.h),
  * gives a new thread its slot. STATUS_AGAIN: try again. STATUS_NOT_ATTACHED, STATUS_NO_MEMORY, STATUS_BROKER_GONE,

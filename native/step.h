@@ -23,7 +23,11 @@
     point(LOAD_COPIED)        /* ... and data and twin; it will now look at the lock word again */                     \
     point(WRITE_CLEARED)      /* a data write has cleared the tags; its bytes are not written yet */                   \
     point(WRITE_DONE)         /* ... they are */                                                                       \
-    point(OPERATION_LEFT)     /* the in-operation flag is clear again */
+    point(OPERATION_LEFT)     /* the in-operation flag is clear again */                                               \
+    point(REMOTE_ASKED)       /* the broker was asked what others want; no answer is read */                           \
+    point(REMOTE_TAKEN)       /* another process's orders are here; nothing is carried out */                          \
+    point(REMOTE_CHANGED)     /* one more order is carried out; the broker does not know */                            \
+    point(REMOTE_REPORTED)    /* the broker has been told */
 
 enum step {
 #define STEP_NAME(name) STEP_##name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from capshm.broker import connections, messages
@@ -138,16 +138,30 @@ class Exchange:
                 f"a request is at most {messages.PACKET_LIMIT} bytes and {messages.DESCRIPTORS_LIMIT} descriptor",
             )
             return
+        self.respond(connection, request.n, lambda: self._answer(connection, request, packet))
+
+    def respond(self, connection: Connection, number: int, decide: Callable[[], Reply | None]) -> None:
+        """Send what `decide` returns, or the error that it raises, as the answer to a request."""
         try:
-            reply = self._answer(connection, request, packet)
+            reply = decide()
         except CapshmError as error:
-            self._refuse(connection, request.n, type(error).__name__, str(error))
+            self._refuse(connection, number, type(error).__name__, str(error))
             return
         except OSError as error:
-            self._refuse(connection, request.n, "OSError", f"the broker could not: {error}")
+            self._refuse(connection, number, "OSError", f"the broker could not: {error}")
             return
         if reply is not None:
-            self.send(connection, request.n, reply)
+            self.send(connection, number, reply)
+
+    def send_orders(self, connection: Connection, orders: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Send a packet that is no answer. A connection that does not take it is dropped."""
+        try:
+            is_sent = connection.send(orders, descriptors)
+        finally:
+            for fd in descriptors:
+                os.close(fd)
+        if not is_sent:
+            self.drop(connection)
 
     def _refuse(self, connection: Connection, number: int, kind: str, message: str) -> None:
         self.send(connection, number, Reply({"error": {"type": kind, "message": message}}))

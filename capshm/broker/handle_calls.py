@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import binascii
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from capshm.broker import zircon_messages as m
-from capshm.broker.kernel import Kernel, ProcessObject
+from capshm.broker.kernel import ROOT_RIGHTS, Kernel, ProcessObject
 from capshm.broker.messages import Value
 from capshm.broker.state import Member, Reply, State
 from capshm.errors import CapshmError
@@ -27,6 +27,17 @@ def process_self(state: State, member: Member, request: m.ProcessSelf, descripto
     process = state.kernel.process(member.pid, member.space)
     value = state.kernel.table(member.serial).add(process, z.DEFAULT_PROCESS_RIGHTS)
     return Reply({"handle": state.kernel.describe(member.serial, value)})
+
+
+def created(state: State, creator: Member, member: Member, end: Callable[[], None]) -> Reply:
+    """process_create: what is begun by the broker's `creations`."""
+    process = state.kernel.process(member.pid, member.space)
+    process.end = end
+    table = state.kernel.table(creator.serial)
+    process_handle = table.add(process, z.DEFAULT_PROCESS_RIGHTS)
+    root = table.add(member.space.root, ROOT_RIGHTS)
+    described = [state.kernel.describe(creator.serial, value) for value in (process_handle, root)]
+    return Reply({"process": described[0], "root": described[1]})
 
 
 def duplicate(state: State, member: Member, request: m.HandleDuplicate, descriptors: list[int]) -> Reply:

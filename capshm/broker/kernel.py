@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 from weakref import WeakKeyDictionary
@@ -19,14 +19,17 @@ from capshm.broker.segments import new_memfd, new_sealed, reopen
 from capshm.model import zircon_constants as z
 from capshm.model.address_space import AddressSpace
 from capshm.model.handles import HandleTable, KernelObject, Koids
+from capshm.model.regions import EVERYTHING
+from capshm.model.vmar_options import handle_rights
 from capshm.model.vmos import Vmo
 
+ROOT_RIGHTS = z.DEFAULT_VMAR_RIGHTS | handle_rights(EVERYTHING)
 _READ_ONLY = 0o400
 _AREAS_RESERVE = 2048  # of the interpreter, its libraries, and sidebands
 
 
 class ProcessObject(KernelObject):
-    """A process as handles name it. space: None once it is gone."""
+    """A process as handles name it. space: None once it is gone. end: ends one that process_create has made."""
 
     type: ClassVar[int] = z.OBJ_TYPE_PROCESS
 
@@ -34,6 +37,12 @@ class ProcessObject(KernelObject):
         super().__init__()
         self.pid = pid
         self.space: AddressSpace | None = space
+        self.end: Callable[[], None] | None = None
+
+    def unnamed(self) -> None:
+        """One that was only made to be named ends."""
+        if self.end is not None and self.space is not None:
+            self.end()
 
 
 class Kernel:

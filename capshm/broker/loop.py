@@ -6,6 +6,7 @@ handed to `on_defect` and the loop goes on.
 
 from __future__ import annotations
 
+import heapq
 import select
 import time
 from collections.abc import Callable
@@ -21,6 +22,13 @@ class Loop:
         self._handlers: dict[int, Handler] = {}
         self._on_defect = on_defect
         self._is_running = False
+        self._timers: list[tuple[float, int, Handler]] = []
+        self._timers_made = 0
+
+    def after(self, seconds: float, handler: Handler) -> None:
+        """Call `handler` once, in so many seconds."""
+        self._timers_made += 1  # those of one time are called in order, and never compared
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._timers_made, handler))
 
     def add(self, fd: int, handler: Handler) -> None:
         """Call `handler` whenever `fd` is readable or has hung up."""
@@ -37,10 +45,9 @@ class Loop:
         self._is_running = True
         while self._is_running:
             end = deadline()
-            left = None if end is None else end - time.monotonic()
-            if left is not None and left <= 0:
+            if end is not None and end <= time.monotonic():
                 return
-            for fd, _ in self._epoll.poll(left):
+            for fd, _ in self._epoll.poll(self._pause(end)):
                 handler = self._handlers.get(fd)  # an earlier one of this round may have removed it
                 if handler is None:
                     continue
@@ -48,6 +55,21 @@ class Loop:
                     handler()
                 except Exception as error:
                     self._on_defect(fd, error)
+            self._call_timers()
+
+    def _pause(self, end: float | None) -> float | None:
+        """How long nothing is due."""
+        due = [each for each in (end, self._timers[0][0] if self._timers else None) if each is not None]
+        return max(min(due) - time.monotonic(), 0) if due else None
+
+    def _call_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, handler = heapq.heappop(self._timers)
+            try:
+                handler()
+            except Exception as error:
+                self._on_defect(-1, error)
 
     def stop(self) -> None:
         """Return from `run` after this round."""

@@ -41,8 +41,15 @@ class Process:
 
     def kill(self) -> None:
         """End it, unless it has ended."""
+        self._signal(signal.SIGKILL)
+
+    def wish(self) -> None:
+        """Have it ask what others want of it (native/remote.h), unless it has ended."""
+        self._signal(signal.SIGURG)
+
+    def _signal(self, number: signal.Signals) -> None:
         try:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
             pass
 
@@ -58,18 +65,26 @@ class Birth:
 class Processes:
     """All of one machine. creator: the pid of the one that is not killed when the machine ends.
 
-    on_end: called when the machine is ending and nobody else is left.
+    on_end: called when the machine is ending and nobody else is left. on_gone: called when a member has ended.
     """
 
     def __init__(
-        self, service: Service, exchange: Exchange, loop: Loop, creator: int, on_end: Callable[[], None]
+        self,
+        service: Service,
+        exchange: Exchange,
+        loop: Loop,
+        creator: int,
+        on_end: Callable[[], None],
+        on_gone: Callable[[Member], None],
     ) -> None:
         self._service = service
         self._exchange = exchange
         self._loop = loop
         self._creator = creator
         self._on_end = on_end
+        self._on_gone = on_gone
         self._by_pid: dict[int, Process] = {}
+        self._by_vmspace: dict[int, Process] = {}
         self._births: dict[Connection, Birth] = {}
         self._is_ending = False
 
@@ -85,6 +100,11 @@ class Processes:
         """Whose connection it is."""
         process = None if connection.pid is None else self._by_pid.get(connection.pid)
         return process if process is not None and process.connection is connection else None
+
+    def of_vmspace(self, serial: int) -> Process | None:
+        """The process with this address space; None: it has ended, or is still being forked."""
+        process = self._by_vmspace.get(serial)
+        return process if process is not None and process.member is not None else None
 
     def member(self, pid: int) -> Member:
         """The part in the model of the process with that number. CapshmError: it has none."""
@@ -168,7 +188,7 @@ class Processes:
     def _add(self, process: Process) -> None:
         assert process.pid not in self._by_pid
         assert process.member is not None
-        self._by_pid[process.pid] = process
+        self._by_pid[process.pid] = self._by_vmspace[process.vmspace] = process
         process.member.pidfd = process.pidfd
         self._loop.add(process.pidfd, lambda: self._has_ended(process))
 
@@ -211,10 +231,18 @@ class Processes:
         member, process.member = process.member, None
         if member is not None:
             self._service.end(member)
+            self._on_gone(member)
+
+    def end_one(self, pid: int) -> None:
+        """End a process; for the model it is gone at once."""
+        process = self._by_pid.get(pid)
+        if process is not None:
+            process.kill()
+            self._end_member(process)
 
     def _forget(self, process: Process) -> None:
         self._loop.remove(process.pidfd)
-        del self._by_pid[process.pid]
+        del self._by_pid[process.pid], self._by_vmspace[process.vmspace]
         os.close(process.pidfd)
 
     def _end_if_all_are_gone(self) -> None:

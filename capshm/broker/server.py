@@ -13,12 +13,14 @@ import time
 from capshm.broker import messages, zircon_messages
 from capshm.broker.audit import AuditLog
 from capshm.broker.connections import Connection, Packet
+from capshm.broker.creations import Creations
 from capshm.broker.exchange import Exchange
 from capshm.broker.loop import Loop
 from capshm.broker.processes import Process, Processes
+from capshm.broker.remote import Remote
 from capshm.broker.segments import Segments
 from capshm.broker.service import Service
-from capshm.broker.state import Reply
+from capshm.broker.state import Elsewhere, Member, Reply
 from capshm.errors import CapshmError, NotAttached
 
 _END_BOUND = 10.0  # seconds for killed processes to be gone; one that hangs in the kernel must not keep the broker
@@ -45,7 +47,10 @@ class Server:
         self._end_asked: tuple[Connection, int] | None = None
         self._loop = Loop(self._note_defect)
         self._exchange = Exchange(listener, self._loop, audit, self._answer, self._cut_off)
-        self._processes = Processes(service, self._exchange, self._loop, self._creator, self._loop.stop)
+        self._processes = Processes(service, self._exchange, self._loop, self._creator, self._loop.stop, self._gone)
+        settings = service.settings
+        self._remote = Remote(service, self._exchange, self._processes, self._loop, settings.stop_timeout, self._answer)
+        self._creations = Creations(settings.name, service, self._exchange, self._processes, self._loop)
         self._loop.add(self._creator_pidfd, self._creator_has_ended)
         self._loop.add(segments.watches.fd, self._objects_ended)
         self._loop.add(service.wakeup, service.close_queued)
@@ -67,7 +72,11 @@ class Server:
             # First, since what has ended may have left its inode number to the very file that the request is about.
             self._objects_ended()
         if isinstance(request, messages.Attach):
-            return self._processes.attach(connection, request, self._gate)
+            self._exchange.respond(
+                connection, request.n, lambda: self._processes.attach(connection, request, self._gate)
+            )
+            self._creations.has_come(self._processes.of(connection))
+            return None
         if isinstance(request, messages.Forked):
             return self._processes.forked(connection, packet)
         if connection.pid is not None and (reply := self._look(request)) is not None:
@@ -75,6 +84,18 @@ class Server:
         process = self._processes.of(connection)
         if process is None or process.member is None:
             raise NotAttached(f"process {packet.pid} is not attached to this machine")
+        if isinstance(request, zircon_messages.RemoteNext):
+            self._remote.come(process)
+            return None
+        if isinstance(request, zircon_messages.RemoteDone):
+            self._remote.done(process, request)
+            return None
+        if self._remote.is_under_way(process):
+            self._remote.postpone(process, connection, request, packet)
+            return None
+        if isinstance(request, zircon_messages.ProcessCreate):
+            self._creations.create(process.member, connection, request)
+            return None
         if isinstance(request, messages.Fork):
             return self._processes.fork(process, process.member, request, packet)
         if isinstance(request, messages.Leave):
@@ -83,7 +104,11 @@ class Server:
         if isinstance(request, messages.End):
             self._end_as_asked(process, request)
             return None  # the answer follows when everybody has ended
-        return self._service.handle(process.member, request, packet.descriptors)
+        try:
+            return self._service.handle(process.member, request, packet.descriptors)
+        except Elsewhere as there:
+            self._remote.call(process, process.member, request, there.serial)
+            return None
 
     def _look(self, request: messages.Request) -> Reply | None:
         """Answer a request that changes nothing: whoever may connect may look. None: it is another."""
@@ -105,6 +130,9 @@ class Server:
 
     def _cut_off(self, connection: Connection) -> None:
         self._processes.cut_off(connection)
+
+    def _gone(self, member: Member) -> None:
+        self._remote.ended(member)
 
     def _objects_ended(self) -> None:
         for number in self._segments.ended():

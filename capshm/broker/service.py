@@ -8,13 +8,23 @@ make no object. What concerns mappings is in `mappings`, what concerns objects i
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 
 from capshm._native import layout
-from capshm.broker import handle_calls, mappings, messages, openings, revocation, zircon, zircon_messages
+from capshm.broker import (
+    handle_calls,
+    mappings,
+    messages,
+    openings,
+    revocation,
+    vmar_calls,
+    zircon,
+    zircon_messages,
+)
 from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Value
 from capshm.broker.segments import Segments
@@ -61,24 +71,60 @@ class Service:
         self._on(messages.RefusedLoads, revocation.note_refused_loads)
         zircon.register(self._on)
 
+    @property
+    def settings(self) -> Settings:
+        """The machine's."""
+        return self._state.settings
+
     def _on(self, kind: type[_R], handler: _Handler[_R]) -> None:
         self._handlers[kind] = cast("_Handler[messages.Message]", handler)
 
     def handle(self, member: Member, request: messages.Message, descriptors: list[int]) -> Reply:
-        """Answer a request. descriptors: what came with it; those that are left in the list are closed afterwards."""
+        """Answer a request. descriptors: what came with it; those that are left in the list are closed afterwards.
+
+        Elsewhere: it is to be handled when another process has come by; nothing is changed.
+        """
         if not isinstance(request, messages.Revert):
             member.last = None
         if not isinstance(request, zircon_messages.VmarFailed):
             member.removal = None
+        return self._decide(member, request, descriptors)
+
+    def handle_there(self, member: Member, request: messages.Message, serial: int) -> Reply:
+        """The same for a call on a VMAR of that address space, whose process has come by, or has ended."""
+        target = self._state.members.get(serial)
+        if target is not None:
+            target.last = target.removal = None  # it has carried out what it had asked for
+        self._state.here = serial
+        try:
+            return self._decide(member, request, [])
+        finally:
+            self._state.here = 0
+
+    def failed_there(self, target: Member, pid: int, start: int, number: int) -> ZxRefusal:
+        """Linux could not carry out a call on the target from `start` on: there, all is as it was. What to tell."""
+        vmar_calls.failed(self._state, target, zircon_messages.VmarFailed(n=0, start=start), [])
+        return ZxRefusal(
+            "vmar:host",
+            asked=f"a call on process {pid}",
+            allowed=f"from {start:#x} on nothing was changed: {os.strerror(number)}",
+            needed="memory, areas and descriptors for that process",
+        )
+
+    def refuse(self, member: Member, request: messages.Message, refusal: ZxRefusal) -> Reply:
+        """Record a refusal of Zircon's, and answer by it."""
+        self._state.record(member, request, is_allowed=False, rule=refusal.rule, message=refusal.message)
+        body: Answer = {"rule": refusal.rule, "status": refusal.status, "message": refusal.message}
+        return Reply({"refused": body | {"results": list(refusal.results)}})
+
+    def _decide(self, member: Member, request: messages.Message, descriptors: list[int]) -> Reply:
         try:
             return self._handlers[type(request)](self._state, member, request, descriptors)
         except Refusal as refusal:
             self._state.record(member, request, is_allowed=False, rule=refusal.rule, message=refusal.message)
             return _refused(refusal.rule, refusal.errno, refusal.message)
         except ZxRefusal as refusal:
-            self._state.record(member, request, is_allowed=False, rule=refusal.rule, message=refusal.message)
-            body: Answer = {"rule": refusal.rule, "status": refusal.status, "message": refusal.message}
-            return Reply({"refused": body | {"results": list(refusal.results)}})
+            return self.refuse(member, request, refusal)
         except OSError as error:
             return _refused("host", error.errno or errno.EIO, f"this machine's kernel cannot: {error.strerror}")
 
@@ -119,6 +165,15 @@ class Service:
             state.parts.end(member)
             raise
         return member
+
+    def created(self, creator: Member, created: Member, end: Callable[[], None]) -> Reply | None:
+        """Handles to a process that was created, and to its root; `end` when the last of the process is closed.
+
+        None: the creator has ended.
+        """
+        if creator.serial not in self._state.members:
+            return None
+        return handle_calls.created(self._state, creator, created, end)
 
     def welcome(self, member: Member) -> Reply:
         """What a new member is told, with a descriptor of the records."""

@@ -52,6 +52,14 @@ class Reply(NamedTuple):
     lent: frozenset[int] = frozenset()
 
 
+class Elsewhere(Exception):
+    """A request is allowed, and is about mappings of another process, which has to come by: its address space."""
+
+    def __init__(self, serial: int) -> None:
+        super().__init__(serial)
+        self.serial = serial
+
+
 class Change(NamedTuple):
     """What a change of mappings in these ranges has taken the place of; reservations: those that went with it."""
 
@@ -84,7 +92,8 @@ class Member:
 
 @dataclass(slots=True, eq=False)
 class State:
-    """All of it. zero: the object that /dev/zero is.
+    """All of it. zero: the object that /dev/zero is. here: the serial of another address space that the request at hand
+    may change, because its process has come by (capshm.broker.remote); 0: none.
 
     files: those of the file system. They are objects for as long as an entry names them, and in no table: an entry
     means a mapping, and a mapping keeps device and inode from being used again.
@@ -103,6 +112,7 @@ class State:
     zero: MemoryObject = field(init=False)
     kernel: Kernel = field(default_factory=Kernel)
     files: WeakValueDictionary[Key, MemoryObject] = field(default_factory=WeakValueDictionary)
+    here: int = 0
     _next_serial: int = 1
 
     def __post_init__(self) -> None:

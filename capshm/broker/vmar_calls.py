@@ -1,15 +1,21 @@
-"""Calls on VMARs: decided on the tree of the process that they belong to; what Linux has to do comes back as orders."""
+"""Calls on VMARs: decided on the tree of the process that they belong to; what Linux has to do comes back as orders.
+
+Where the tree is not the caller's own the call waits, checked, until that process comes by (capshm.broker.remote).
+"""
 
 from __future__ import annotations
 
 from capshm.broker import zircon_messages as m
+from capshm.broker.kernel import ROOT_RIGHTS
 from capshm.broker.messages import Value
-from capshm.broker.state import Member, Reply, State
+from capshm.broker.remote_orders import check_count
+from capshm.broker.state import Elsewhere, Member, Reply, State
 from capshm.broker.vmar_orders import Orders, protect_orders
 from capshm.broker.vmo_calls import operate, vmo_of
 from capshm.model import zircon_constants as z
 from capshm.model.address_space import Entry, ranges
-from capshm.model.regions import EVERYTHING, Reservation, Vmar
+from capshm.model.quarantine import quarantine
+from capshm.model.regions import Reservation, Vmar
 from capshm.model.rules import ZxRefusal
 from capshm.model.vmar_capabilities import bar, plan_authority
 from capshm.model.vmar_changing import (
@@ -33,10 +39,9 @@ from capshm.model.vmar_mapping import (
     plan_map,
     rights_to_allocate,
 )
-from capshm.model.vmar_options import handle_rights, text, with_readable
+from capshm.model.vmar_options import text, with_readable
 from capshm.model.vmos import Vmo
 
-_ROOT_RIGHTS = z.DEFAULT_VMAR_RIGHTS | handle_rights(EVERYTHING)
 _AREAS_OF_A_CHANGE = 3  # an area is split in three at most
 
 
@@ -45,7 +50,7 @@ def vmar_root_self(state: State, member: Member, request: m.VmarRootSelf, descri
     return Reply(
         {
             "handle": state.kernel.describe(
-                member.serial, state.kernel.table(member.serial).add(member.space.root, _ROOT_RIGHTS)
+                member.serial, state.kernel.table(member.serial).add(member.space.root, ROOT_RIGHTS)
             )
         }
     )
@@ -57,6 +62,7 @@ def allocate(state: State, member: Member, request: m.VmarAllocate, descriptors:
     needed = rights_to_allocate(request.options)
     parent, _ = state.kernel.table(member.serial).find(request.parent, Vmar, needed, rule="vmar:1.1/1", asked=asked)
     vmar = plan_allocate(parent, request.options, request.offset, request.size)
+    _check_here(state, member, parent, asked)
     value = state.kernel.table(member.serial).add(vmar, commit_allocate(vmar))
     return Reply({"handle": state.kernel.describe(member.serial, value), "address": vmar.start})
 
@@ -70,8 +76,8 @@ def map_vmo(state: State, member: Member, request: m.VmarMap, descriptors: list[
     vmar = table.find(request.vmar, Vmar, 0, rule="vmar:1.2/1", asked=str(asked))
     vmo = table.find(request.vmo, Vmo, 0, rule="vmar:1.2/1", asked=str(asked))
     plan = plan_map(asked, vmar, vmo, barred=bar(state.policy, member.knobs, vmo[0], vmar[0].space.serial))
-    _check_own(member, vmar[0], str(asked))
     _check_areas(state, vmar[0], str(asked))
+    _check_here(state, member, vmar[0], str(asked), orders=1)
     entry = plan.entry
     orders = Orders(state, vmo[0])
     try:
@@ -88,7 +94,7 @@ def map_vmo(state: State, member: Member, request: m.VmarMap, descriptors: list[
         raise
     replaced = commit_map(plan)
     removal = Removal(vmar[0], entry.start, entry.end, [])
-    member.removal = removal, Removed(replaced, [], [])
+    _remember(state, removal, Removed(replaced, [], []))
     return orders.reply({"address": entry.start})
 
 
@@ -98,11 +104,11 @@ def protect(state: State, member: Member, request: m.VmarProtect, descriptors: l
     asked = f"vmar_protect({text(options)}, {request.address:#x}, {request.length:#x})"
     caller = _caller(state, member, request.vmar, rights_to_protect(options), "vmar:1.3/1", asked)
     planned = plan_protect(caller, options, request.address, request.length, has_xom=state.kernel.has_xom)
-    _check_own(member, caller.vmar, asked)
     _check_areas(state, caller.vmar, asked)
+    _check_here(state, member, caller.vmar, asked, orders=len(planned))
     before = commit_protect(caller, planned)
     removal = Removal(caller.vmar, before[0].start, before[-1].end, [])
-    member.removal = removal, Removed(before, [], [])
+    _remember(state, removal, Removed(before, [], []))
     return Reply({"orders": protect_orders(planned, before)})
 
 
@@ -152,12 +158,17 @@ def failed(state: State, member: Member, request: m.VmarFailed, descriptors: lis
 
 
 def _remove(state: State, member: Member, removal: Removal, asked: str) -> Reply:
-    _check_own(member, removal.vmar, asked)
+    space = removal.vmar.space
     if removal.is_splitting:  # others need no area more, and are what makes room
         _check_areas(state, removal.vmar, asked)
+    most = len(ranges(space.within(removal.start, removal.end))) + len(removal.children)
+    _check_here(state, member, removal.vmar, asked, orders=most)
     removed = commit_removal(removal)
-    member.removal = removal, removed
+    _remember(state, removal, removed)
     reserved = [child for child in removal.children if isinstance(child, Reservation)]  # their padding goes as well
+    if state.members[space.serial].part.clock.is_quarantining:
+        for each in reserved:
+            quarantine(space, each)
     gone: list[Entry | Reservation] = [*reserved, *(entry for entry in removed.entries if entry.vmar is not None)]
     gone.sort(key=lambda each: each.start)
     orders: list[Value] = [["unmap", start, end - start] for start, end in ranges(gone)]
@@ -169,16 +180,17 @@ def _caller(state: State, member: Member, value: int, rights: int, rule: str, as
     return Caller(vmar, has, state.settings.vmar_errors)
 
 
-def _check_own(member: Member, vmar: Vmar, asked: str) -> None:
-    """Refuse another process's VMAR: each process carries out its own mappings."""
+def _check_here(state: State, member: Member, vmar: Vmar, asked: str, *, orders: int = 0) -> None:
+    """Put the call off if the VMAR is another process's and that has not come by. Nothing is changed yet."""
     if vmar.space is not member.space:
-        raise ZxRefusal(
-            "vmar:host",
-            asked=asked,
-            allowed=f"{vmar} is another process's, and this version of capshm changes mappings in the caller only",
-            needed="the call to be made there; handles travel over channels",
-            status="NOT_SUPPORTED",
-        )
+        check_count(asked, orders)
+        if state.here != vmar.space.serial:
+            raise Elsewhere(vmar.space.serial)
+
+
+def _remember(state: State, removal: Removal, removed: Removed) -> None:
+    """For the process that is to carry it out, in case that Linux refuses."""
+    state.members[removal.vmar.space.serial].removal = removal, removed
 
 
 def _check_areas(state: State, vmar: Vmar, asked: str) -> None:

@@ -1,6 +1,7 @@
 """Zircon's calls as they travel: each is named as its call, and its fields as the call's arguments.
 
-The answer to a call that changes mappings has `orders`, which the caller carries out in its own address space:
+The answer to a call that changes mappings has `orders`, which the caller carries out in its own address space (those of
+a call on another process go there, in the layout of native/remote.h):
 ["map", start, length, rights, offset, object, maximum, whether capability permission survives a fork, data, tags, clear
 map], the last three the places of descriptors, or -1; ["protect", start, length, rights, rights before];
 ["unmap", start, length].
@@ -29,6 +30,12 @@ class Tree(Message, frozen=True, tag="tree"):
 
 class VmarRootSelf(Message, frozen=True, tag="vmar_root_self"):
     """A handle to the root VMAR of the caller."""
+
+
+class ProcessCreate(Message, frozen=True, tag="process_create"):
+    """process_create."""
+
+    name: Annotated[str, msgspec.Meta(max_length=31)]
 
 
 class ProcessSelf(Message, frozen=True, tag="process_self"):
@@ -99,6 +106,18 @@ class VmarCapability(Message, frozen=True, tag="vmar_capability"):
     vmar: Word
     address: Word
     length: Word
+
+
+class RemoteNext(Message, frozen=True, tag="remote_next"):
+    """What do others want of this process? The answer is a packet of orders (native/remote.h)."""
+
+
+class RemoteDone(Message, frozen=True, tag="remote_done"):
+    """So many orders of that packet are carried out; errno: why not the next. It is not answered."""
+
+    number: Word
+    done: Options
+    errno: Options
 
 
 class Touch(Message, frozen=True, tag="touch"):
@@ -222,6 +241,9 @@ Request: TypeAlias = (
     Tree
     | VmarRootSelf
     | ProcessSelf
+    | ProcessCreate
+    | RemoteNext
+    | RemoteDone
     | VmarAllocate
     | VmarMap
     | VmarProtect

@@ -300,6 +300,13 @@ It is empty, not inside the VMAR, or in another process.
 CAP/6 INVALID_ARGS vmar_capability: bounds that cannot be represented
 Large ones have to be aligned, as everywhere in CHERI.
 
+REMOTE/1 UNAVAILABLE another process's VMAR: the process has not come by
+It is stopped, or amid an operation that does not end, or has another handler for SIGURG. Nothing is changed.
+
+REMOTE/2 UNAVAILABLE another process's VMAR: a change is in progress
+The process has begun to carry out a call, this or an earlier one, and is stopped. It finishes that call when it goes
+on, or dies with it; a call that was still waiting for that has changed nothing.
+
 host NO_MEMORY this machine's kernel refused
 No rule forbids it; the message says what Linux said. Nothing is changed.
 """

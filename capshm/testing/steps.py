@@ -44,7 +44,7 @@ def is_available() -> bool:
 
 @cache
 def names() -> tuple[str, ...]:
-    """All points in the order in which a store, a load and a data write come by; any core knows the names."""
+    """All points in the order in which a store, a load, a data write and a call of others come by, in any core."""
     found: list[str] = []
     while (name := lib.capshm_step_name(len(found))) != ffi.NULL:
         found.append(ffi.string(name).decode())

@@ -430,6 +430,9 @@ from capshm.zircon.handles import (
     object_get_info as object_get_info,
 )
 from capshm.zircon.handles import (
+    process_create as process_create,
+)
+from capshm.zircon.handles import (
     process_self as process_self,
 )
 from capshm.zircon.probe import (

@@ -58,6 +58,9 @@ else:
     MapsEntry = namedtuple("MapsEntry", "name base size depth type mmu_flags vmo_koid vmo_offset", module=__name__)
 
 
+_NAME_LIMIT = 31
+
+
 class Handle:
     """A handle of this process, as the calls return it; its value goes wherever a handle is asked for.
 
@@ -124,6 +127,19 @@ def number(what: str, value: SupportsIndex) -> int:
 def process_self() -> Handle:
     """A handle to this process."""
     return made(client.current().ask("process_self").body["handle"])
+
+
+def process_create(name: str) -> tuple[Handle, Handle]:
+    """A process that only waits, with an empty address space: handles to it and to its root VMAR.
+
+    It is a real process, a child of the broker's; `pid` of the first handle is its number. It ends when the last handle
+    to it is closed, or killed; calls on its VMARs are BAD_STATE then. name: at most 31 characters, shown by ps.
+    ValueError, CapshmError: it could not be started.
+    """
+    if len(name) > _NAME_LIMIT or "\0" in name:
+        raise ValueError(f"a process's name has at most {_NAME_LIMIT} characters, none of them NUL: {name!r:.100}")
+    body = client.current().ask("process_create", name=name).body
+    return made(body["process"]), made(body["root"])
 
 
 def made(description: object) -> Handle:

@@ -1,6 +1,9 @@
 """VMARs: regions of an address space, in a tree, and the mappings in them.
 
 A call is asked of the broker and carried out in this process, by mmap and mprotect, before anything else happens here.
+One on another process's VMAR is carried out there, by that process's own thread amid whatever it does, before the call
+returns. UNAVAILABLE (vmar:REMOTE/1, 2): it is stopped for longer than the machine's stop_timeout; BAD_STATE: it has
+ended.
 Permissions: a mapping's maximum is what both handles had when it was made, its current permission what was asked for
 last. RFC-0199 in one sentence: through its own VMAR's handle a mapping can be raised up to the maximum, through an
 ancestor's only lowered. Source: vmar:1.1 to 1.6.

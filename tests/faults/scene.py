@@ -16,7 +16,8 @@ GRANULE = 16
 LINE = 64  # granules
 GRANULES = 4 * LINE  # of a page
 
-STEPS = steps.names()
+STEPS = tuple(step for step in steps.names() if not step.startswith("REMOTE_"))
+"""Of operations; those of requests of other processes are tests/faults/test_remote_death.py's."""
 
 Words = tuple[int, int]  # address and metadata
 

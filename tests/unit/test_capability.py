@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import capshm
-from capshm import Capability, Fault, Permissions, _registers, errors, sealing_root
+from capshm import Capability, Fault, Permissions, _registers, errors, sealing_root, zircon
 from capshm._native import lib
 from capshm.testing import Segment
 from tests.faults.isolation import isolated
@@ -394,6 +394,7 @@ SAMPLES: dict[type[errors.CapshmError], dict[str, Any]] = {
     errors.HolderStopped: {"pid": 4711},
     errors.RevocationIncomplete: {"processes": [(4711, "inside an operation")]},
     errors.Refused: {"errno": errno.EACCES, "rule": "cheribsd:E2"},
+    errors.ZxError: {"status": -30, "rule": "vmar:1.3/8e", "results": [-30]},
     errors.BrokerGone: {},
     errors.LayoutMismatch: {},
     errors.LeakFound: {"leaks": ["a process"]},
@@ -428,7 +429,10 @@ def test_the_capability_of_a_fault_arrives_untagged(root: Capability) -> None:
 
 @pytest.mark.parametrize("kind", ALL_ERRORS)
 def test_every_error_is_public(kind: type[errors.CapshmError]) -> None:
-    """Each error can be caught by a name of the package, and by that of their base."""
-    assert getattr(capshm, kind.__name__) is kind
-    assert kind.__name__ in capshm.__all__
+    """Each error can be caught by a name of the package, or of the face it belongs to, and by that of their base."""
+    if kind is errors.ZxError:
+        assert zircon.ZxError is kind
+    else:
+        assert getattr(capshm, kind.__name__) is kind
+        assert kind.__name__ in capshm.__all__
     assert issubclass(kind, errors.CapshmError)

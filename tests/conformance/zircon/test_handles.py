@@ -21,6 +21,7 @@ from tests.conformance.zircon.support import (
     refused,
     streaming,
 )
+from tests.conformance.zircon.witness import check
 from tests.faults.machines import wait_until_alone
 from tests.faults.processes import Child, ask_child
 
@@ -53,12 +54,9 @@ def is_valid(handle: zx.Handle) -> bool:
 
 @emulated()
 def test_D19_a_handle_without_the_right_in_another_process(machine: Machine) -> None:
-    """D19, the first half: a VMAR's handle without OP_CHILDREN is sent to a process, which cannot protect a grandchild.
-
-    That it may map there, in the first process, needs calls that are carried out elsewhere.
-    """
+    """D19: a VMAR's handle without OP_CHILDREN is sent to a process: it cannot protect a grandchild there, but map."""
     k = Calls(machine)
-    vmar, _ = k.allocate(pages=2)
+    vmar, start = k.allocate(pages=2)
     child, _ = k.allocate(vmar, 1)
     address = k.map(child, 0)
     ours, theirs = zx.channel_create()
@@ -68,10 +66,13 @@ def test_D19_a_handle_without_the_right_in_another_process(machine: Machine) -> 
         _, (received,) = zx.channel_read(theirs)
         with refused("1.3/8d", INVALID):
             zx.vmar_protect(received, R, address, PAGE)
-        return received.koid
+        return zx.vmar_map(received, RW, 0, zx.vmo_create(PAGE), 0, PAGE)
 
-    assert ask_child(use) == vmar.koid
+    mapped = ask_child(use)
     assert k.current(address) == ["rw"]
+    assert start <= mapped < start + 2 * PAGE
+    assert k.current(mapped) == ["rw"]
+    assert probes(mapped) == WRITABLE
 
 
 @emulated()
@@ -320,6 +321,18 @@ def test_S21_rights_of_a_vmo_that_is_mapped(machine: Machine) -> None:
                     k.map(k.root, options=options, vmo=handle)
             else:
                 k.map(k.root, options=options, vmo=handle)
+
+
+@emulated()
+def test_S07_the_maps_of_a_fresh_process(machine: Machine) -> None:
+    """S07: one entry, the root VMAR at depth 0; and Linux has nothing else there either."""
+    process, root = zx.process_create("fresh")
+    whole = zx.object_get_info(root, zx.INFO_VMAR)
+    assert isinstance(whole, zx.VmarInfo)
+    assert zx.object_get_info(root, zx.INFO_VMAR_MAPS) == [
+        zx.MapsEntry("root", whole.base, whole.length, 0, zx.INFO_MAPS_TYPE_VMAR, 0, 0, 0)
+    ]
+    assert check(machine, process.pid) == []
 
 
 @emulated()

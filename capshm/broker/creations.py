@@ -1,0 +1,82 @@
+"""process_create: processes that only wait, for others to map and unmap in them.
+
+Each is a program of its own that the broker starts (capshm._created): it has nothing of the caller's, neither memory
+nor descriptors, and is nobody's child that a program might wait for. It attaches as any program does, and then the
+caller is answered. Closing the last handle to such a process ends it, and so does the end of the broker.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+from capshm.broker import zircon_messages
+from capshm.broker.connections import Connection
+from capshm.broker.exchange import Exchange
+from capshm.broker.loop import Loop
+from capshm.broker.processes import Process, Processes
+from capshm.broker.service import Service
+from capshm.broker.state import Member, Reply
+from capshm.connection import MACHINE_VARIABLE
+from capshm.errors import CapshmError
+
+
+@dataclass(slots=True, eq=False)
+class Creation:
+    """A program that has been started. connection, number: who waits for it, until it has attached."""
+
+    pid: int
+    pidfd: int
+    member: Member
+    connection: Connection
+    number: int
+    has_come: bool = False
+
+
+class Creations:
+    """All of one machine's."""
+
+    def __init__(self, machine: str, service: Service, exchange: Exchange, processes: Processes, loop: Loop) -> None:
+        self._machine = machine
+        self._service = service
+        self._exchange = exchange
+        self._processes = processes
+        self._loop = loop
+        self._by_pid: dict[int, Creation] = {}
+
+    def create(self, member: Member, connection: Connection, request: zircon_messages.ProcessCreate) -> None:
+        """Start one; the answer follows when it has attached. OSError."""
+        argv = [sys.executable, "-P", "-m", "capshm._created", request.name]
+        null = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1)]
+        environment = os.environ | {MACHINE_VARIABLE: self._machine}
+        pid = os.posix_spawn(sys.executable, argv, environment, file_actions=null)
+        creation = Creation(pid, os.pidfd_open(pid), member, connection, request.n)  # it is not reaped: the pid is its
+        self._by_pid[pid] = creation
+        self._loop.add(creation.pidfd, lambda: self._has_ended(creation))
+
+    def has_come(self, process: Process | None) -> None:
+        """A process has attached, and been told so: perhaps one that somebody waits for."""
+        creation = None if process is None else self._by_pid.get(process.pid)
+        if creation is None or process is None or process.member is None or creation.has_come:
+            return
+        creation.has_come = True
+        created = process.member
+        pid = process.pid
+        reply = self._service.created(creation.member, created, lambda: self._processes.end_one(pid))
+        if reply is None:  # who wanted it has ended
+            process.kill()
+        else:
+            self._exchange.respond(creation.connection, creation.number, lambda: reply)
+
+    def _has_ended(self, creation: Creation) -> None:
+        self._loop.remove(creation.pidfd)
+        os.close(creation.pidfd)
+        os.waitpid(creation.pid, 0)
+        del self._by_pid[creation.pid]
+        if not creation.has_come:
+            self._exchange.respond(creation.connection, creation.number, _refuse)
+
+
+def _refuse() -> Reply:
+    raise CapshmError("the process that was to be created has ended before it attached; its message stands above")
