@@ -60,6 +60,12 @@ class Figure:
     program: Program
     limit_from: tuple[tuple[str, Literal["value", "limit"]], ...] = ()
 
+    def in_unit(self, number: float, other: Figure) -> float:
+        """A number of the other figure's in this one's unit: a rate of sweeping as the time for one object."""
+        if (self.unit, other.unit) != ("µs", "GiB/s"):
+            return number
+        return SWEEP_OBJECT / number * 1e6
+
     def share_of_seen(self, limit: float) -> float | None:
         """How fast this limit is beside the one that was seen; below 0.8 on such a machine the limit is at fault."""
         if self.seen is None:
@@ -75,10 +81,14 @@ def _at_least(bound: float) -> Goal:
     return Goal(">=", bound)
 
 
+SWEEP_OBJECT = 64 / 1024
+"""GiB of the object that sweeps are measured with."""
+
 _NATIVE = Program("bench/native.c")
 _SWEEP = Program("bench/limits/sweep.c")
 _CALLS = Program("bench/calls.py")
 _MACHINES = Program("bench/machines.py")
+_STOP = Program("bench/stop.c")
 
 _NATIVE_OBJECT = (
     "one shared object of 16 KiB, its pages present; random granules, the same for figure and limit; tagged values; "
@@ -254,6 +264,30 @@ FIGURES: tuple[Figure, ...] = (
         "64 MiB of private memory in 16 mappings, all pages touched, every tenth holds a capability; "
         "1 emulated process, one child at a time, and the broker; " + _MACHINE_CONDITIONS,
         _MACHINES,
+    ),
+    Figure(
+        "stop_16",
+        "stop of busy processes, from the stopper's native call until none can touch a capability",
+        "µs",
+        "a flag, membarrier(GLOBAL_EXPEDITED), and a look at each process's own flag",
+        3.4,
+        _at_most(3.0),
+        "16 processes, spinning, about 1 % of their time inside operations of the core and as much inside those of the "
+        "limit; an arena of 1 GiB; stopper gate, no broker; figure and limit in turns, 0.2 ms apart, the median counts",
+        _STOP,
+    ),
+    Figure(
+        "revoke_pause",
+        "longest pause that one stop-the-world revocation makes for another process",
+        "µs",
+        "those of stop_16 and sweep_10 of the same round together",
+        None,
+        _at_most(1.5),
+        "shared object of 64 MiB, 10 % of its granules tagged and 10 % of its shadow painted, both at random, tags set "
+        "again before each pass; 4 emulated processes: one asks, one does nothing but load and tells how long its "
+        "longest load has taken, two sleep; stopper gate; the shortest of all passes counts",
+        _MACHINES,
+        (("stop_16", "limit"), ("sweep_10", "limit")),
     ),
     Figure(
         "malloc_free",

@@ -7,6 +7,7 @@ size, 1 for one that is proportional; and what one more unit costs between the e
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -19,15 +20,20 @@ import capshm
 from bench import vmars
 from bench.limits.fork import Forker
 from bench.report import Curve
+from bench.run import BenchError
 from capshm import cheribsd
 from capshm import zircon as zx
+from native.variants import DoesNotCompile, build_program
 
 PAGE = 4096
 PROCESSES = (1, 4, 16, 64, 256)
 MAPPINGS = (1, 100, 10_000)
 DEPTHS = (1, 4, 16, 64, 256)  # VMARs, one in another
 FORK_MEMORY = (1, 4, 16, 64, 256)  # MiB
+SWEPT_MEMORY = (1, 4, 16, 64, 256)  # MiB
+GRANULE = 16
 _REQUESTS = 100
+_REVOCATIONS = 10
 
 
 def slope(points: Sequence[Sequence[float]]) -> float:
@@ -191,9 +197,84 @@ def _fork(progress: Callable[[str], None], *, is_attached: bool) -> Curve:
     )
 
 
+def _stops(progress: Callable[[str], None]) -> Iterator[Curve]:
+    """Of all stoppers, side by side."""
+    progress(f"growth: stops of {', '.join(map(str, PROCESSES))} processes")
+    try:
+        program = build_program("bench-stop", ["bench/stop.c"])
+        output = subprocess.check_output([program, "1", *map(str, PROCESSES)], text=True)
+    except (DoesNotCompile, subprocess.CalledProcessError) as error:
+        raise BenchError(str(error)) from error
+    found = [json.loads(line) for line in output.splitlines()]
+    for stopper in dict.fromkeys(each["stopper"] for each in found):
+        yield curve(
+            f"stop_by_processes_{stopper}",
+            f"stop of busy processes, stopper {stopper}",
+            "process",
+            "as of stop_16; the median of 101",
+            [[each["processes"], each["microseconds"]] for each in found if each["stopper"] == stopper],
+        )
+
+
+def _revoke_by_processes(progress: Callable[[str], None], stopper: str) -> Curve:
+    points: list[list[float]] = []
+    with capshm.Machine(stopper=stopper) as machine, ExitStack() as others:
+        count = 1
+        for size in PROCESSES:
+            progress(f"growth: revocation among {size} processes, stopper {stopper}")
+            while count < size:
+                others.enter_context(_sleeper())
+                count += 1
+            points.append([size, _fastest(machine.revoke)])
+    return curve(
+        f"revoke_by_processes_{stopper}",
+        f"Machine.revoke(), stopper {stopper}",
+        "process",
+        f"one process asks, the others wait in read(); nothing was ever painted; the fastest of {_REVOCATIONS}",
+        points,
+    )
+
+
+def _revoke_by_size(progress: Callable[[str], None]) -> Curve:
+    points: list[list[float]] = []
+    protection = cheribsd.PROT_READ | cheribsd.PROT_WRITE | cheribsd.PROT_CAP
+    with capshm.Machine():
+        for size in SWEPT_MEMORY:
+            progress(f"growth: revocation with an object of {size} MiB")
+            fd = cheribsd.shm_open(cheribsd.SHM_ANON, os.O_RDWR)
+            os.ftruncate(fd, size << 20)
+            memory = cheribsd.mmap(None, size << 20, protection, cheribsd.MAP_SHARED, fd)
+            os.close(fd)
+            memory.fill_capabilities(0, (size << 20) // GRANULE, memory.with_bounds(GRANULE))
+            cheribsd.cheri_revoke_get_shadow(cheribsd.CHERI_REVOKE_SHADOW_NOVMEM_ENTIRE)
+            whole = cheribsd.CHERI_REVOKE_LAST_PASS | cheribsd.CHERI_REVOKE_IGNORE_START
+            points.append([size, _fastest(partial(cheribsd.cheri_revoke, whole))])
+            cheribsd.munmap(memory, size << 20)
+    return curve(
+        "revoke_by_size",
+        "cheri_revoke that opens and closes an epoch, asked and answered",
+        "MiB",
+        f"1 process, whose object it is; all of its granules tagged, none painted; the fastest of {_REVOCATIONS}",
+        points,
+    )
+
+
+def _fastest(revoke: Callable[[], object]) -> float:
+    """Microseconds of the fastest of some."""
+    least = 1 << 62
+    for _ in range(_REVOCATIONS):
+        begin = perf_counter_ns()
+        revoke()
+        least = min(least, perf_counter_ns() - begin)
+    return least / 1000
+
+
 def measure(progress: Callable[[str], None]) -> list[Curve]:
     """All curves; some minutes on a busy machine."""
     return [
+        *_stops(progress),
+        *(_revoke_by_processes(progress, stopper) for stopper in ("gate", "signal", "sigstop")),
+        _revoke_by_size(progress),
         _by_processes(progress),
         _by_mappings(progress),
         _protect_by_mappings(progress),

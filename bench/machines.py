@@ -1,4 +1,4 @@
-"""Requests, mappings, forks, malloc and attaching in a real machine beside their limits: `python -m bench.machines`.
+"""What real machines do beside their limits: `python -m bench.machines`.
 
 Prints a JSON object a line: key, value, limit; microseconds. Figure and limit take turns in slices of some hundredths
 of a second, and the fastest time of each counts: what disturbs can only make it slower.
@@ -11,12 +11,16 @@ import ctypes
 import itertools
 import json
 import mmap
+import os
 import random
+import signal
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from time import perf_counter_ns
+from typing import NoReturn
 
 import capshm
 from bench.limits import call, echo, interpreter
@@ -30,6 +34,8 @@ ARENA_SIZE = 64 << 30  # 64 GiB
 DATA_SIZE = 1 << 20  # 1 MiB: of the object that is mapped
 FORK_MEMORY = 64  # 64 MiB
 PROTECTED = 16  # mappings in a VMAR, of a page each
+SWEEP_SIZE = 64 << 20  # 64 MiB
+GRANULE = 16
 HEAP_SIZE = 16 << 20  # 16 MiB: about what is live
 HEAP_LARGEST = 4096  # bytes of an allocation, the smallest being 16
 HEAP_PAIRS = 8192  # in a slice: so many that several revocations fall into it
@@ -62,9 +68,7 @@ def _interleaved(figure: Slice, limit: Slice, turns: int) -> tuple[float, float]
 
 
 def _round_trip(machine: capshm.Machine, turns: int) -> tuple[float, float]:
-    pages = cheribsd.mmap(
-        None, PAGE, cheribsd.PROT_READ | cheribsd.PROT_WRITE, cheribsd.MAP_PRIVATE | cheribsd.MAP_ANON
-    )
+    pages = _private(PAGE)
     protections = [cheribsd.PROT_READ, cheribsd.PROT_READ | cheribsd.PROT_WRITE] * 50
 
     def protect() -> int:
@@ -99,6 +103,94 @@ def _fork(machine: capshm.Machine, turns: int) -> tuple[float, float]:
     finally:
         attached.close()
         unattached.close()
+
+
+class _Probe:
+    """A child that does nothing but load, and tells how long its longest load between `begin` and `end` has taken."""
+
+    def __init__(self) -> None:
+        self._words = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # asked, answered, nanoseconds
+        memory = _private(PAGE)
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(memory)
+
+    def _run(self, memory: capshm.Capability) -> NoReturn:
+        words, asked, longest = self._words, 0, 0
+        before = perf_counter_ns()
+        while True:
+            memory.load_capability(0)
+            now = perf_counter_ns()
+            longest = max(longest, now - before)
+            if words[0] != asked:
+                asked = words[0]
+                words[2], longest = longest, 0
+                words[1] = asked
+                now = perf_counter_ns()
+            before = now
+
+    def look(self) -> int:
+        """Nanoseconds of the longest since the last call."""
+        self._words[0] += 1
+        while self._words[1] != self._words[0]:
+            os.sched_yield()
+        return self._words[2]
+
+
+def _revoke_pause(machine: capshm.Machine, turns: int) -> tuple[float, None]:
+    """The limit is made of other figures."""
+    granules = SWEEP_SIZE // GRANULE
+    rng = random.Random(1)
+    object_, template = _shared(SWEEP_SIZE, is_share_cap=False), _shared(SWEEP_SIZE, is_share_cap=True)
+    values = [_freed(object_, rng.randrange(granules) * GRANULE) for _ in range(4096)]
+    for number in rng.sample(range(granules), granules // 10):
+        template.store_capability(number * GRANULE, values[number % len(values)])
+    painted = array("Q")
+    for number in rng.sample(range(granules), granules // 10):
+        painted.extend((object_.base + number * GRANULE, GRANULE))
+    probe = _Probe()
+    sleepers = [_sleep() for _ in range(2)]
+    try:
+        least = 1 << 62
+        for _ in range(turns):
+            template.copy_to(object_, SWEEP_SIZE)
+            probe.look()
+            cheribsd.revoke.revoke_ranges(painted)
+            least = min(least, probe.look())
+    finally:
+        for pid in (probe.pid, *sleepers):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    return least / 1000, None
+
+
+def _sleep() -> int:
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            signal.pause()
+    return pid
+
+
+def _private(length: int) -> capshm.Capability:
+    protection = cheribsd.PROT_READ | cheribsd.PROT_WRITE
+    return cheribsd.mmap(None, length, protection, cheribsd.MAP_PRIVATE | cheribsd.MAP_ANON)
+
+
+def _shared(length: int, *, is_share_cap: bool) -> capshm.Capability:
+    """Of an object of this process's own, or of everybody's, which its revocations do not reach."""
+    fd = cheribsd.shm_open(cheribsd.SHM_ANON, os.O_RDWR | (cheribsd.O_SHARECAP if is_share_cap else 0))
+    os.ftruncate(fd, length)
+    protection = cheribsd.PROT_READ | cheribsd.PROT_WRITE | cheribsd.PROT_CAP
+    memory = cheribsd.mmap(None, length, protection, cheribsd.MAP_SHARED, fd)
+    os.close(fd)
+    return memory
+
+
+def _freed(memory: capshm.Capability, offset: int) -> capshm.Capability:
+    """A value that revocation takes if its granule is painted."""
+    value = (memory + offset).with_bounds(GRANULE)
+    return value.with_permissions(value.permissions.without(capshm.Permissions.SW_VMEM))
 
 
 def _malloc_free(machine: capshm.Machine, turns: int) -> tuple[float, float]:
@@ -173,6 +265,7 @@ _MEASURED = {
     "broker_round_trip": (_round_trip, 30),
     "map_object": (_map_object, 20),
     "fork": (_fork, 10),
+    "revoke_pause": (_revoke_pause, 10),
     "malloc_free": (_malloc_free, 40),
     "zircon_protect": (_zircon_protect, 20),
     "attach": (_attach, 20),
@@ -180,7 +273,7 @@ _MEASURED = {
 """How, and in how many turns."""
 
 
-def measure(keys: list[str], *, quick: bool) -> Iterator[tuple[str, float, float]]:
+def measure(keys: list[str], *, quick: bool) -> Iterator[tuple[str, float, float | None]]:
     """Key, value and limit of each figure."""
     with capshm.Machine(arena_size=ARENA_SIZE) as machine:
         for key in keys or list(_MEASURED):
@@ -199,7 +292,7 @@ def main() -> None:
         call.heap()
         return
     for key, value, limit in measure(options.keys, quick=options.quick):
-        print(json.dumps({"key": key, "value": round(value, 3), "limit": round(limit, 3)}), flush=True)
+        print(json.dumps({"key": key, "value": round(value, 3), "limit": limit and round(limit, 3)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -103,11 +103,12 @@ def read_lines(output: str) -> Iterator[_Line]:
 def resolve(figures: Iterable[Figure], lines: Mapping[str, _Line]) -> dict[str, Sample]:
     """The samples of one round, limits that are made of other figures filled in; BenchError names what is missing."""
     samples: dict[str, Sample] = {}
+    by_key = {figure.key: figure for figure in FIGURES}
     for figure in figures:
         if figure.key not in lines:
             raise BenchError(f"{figure.program.path} did not print {figure.key}")
         line = lines[figure.key]
-        parts = [samples[key].value if part == "value" else samples[key].limit for key, part in figure.limit_from]
+        parts = [figure.in_unit(getattr(samples[key], part), by_key[key]) for key, part in figure.limit_from]
         limit = sum(parts) if parts else line.limit
         if limit is None:
             raise BenchError(f"{figure.program.path} printed no limit for {figure.key}")

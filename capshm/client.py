@@ -112,6 +112,8 @@ class Client:
             check(lib.capshm_join_records(answer.descriptors[1], answer.number("record")), "map the records")
             self._connection.keep_from_children()
             lib.capshm_set_isa(self._isa == "rvy")
+            if answer.text("stopper") == "signal":
+                check(lib.capshm_take_halt_signals(True), "handle SIGWINCH")
         finally:
             answer.close()
 

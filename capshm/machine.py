@@ -44,9 +44,6 @@ _CHOICES = {
     "leaks": ("ignore", "raise"),
 }
 
-_MISSING = {"stopper": ("signal",)}
-"""What has a name and nothing behind it yet: better refused than taken for something else."""
-
 _entered: Machine | None = None
 
 
@@ -55,7 +52,7 @@ def choices(argument: str) -> list[str]:
     installed = {"policy": policies.names, "revoker": revokers.names}
     if argument in installed:
         return installed[argument]()
-    return [name for name in _CHOICES[argument] if name not in _MISSING.get(argument, ())]
+    return list(_CHOICES[argument])
 
 
 class Machine:
@@ -63,17 +60,19 @@ class Machine:
 
     policy: "open", "cheribsd", "isolated", or the name of a plug-in (entry point group "capshm.policies"). revoker:
     "none", "stop-the-world", or the name of a plug-in (group "capshm.revokers"). stopper: how a revocation stops
-    processes: "gate", or "sigstop" (by SIGSTOP as well). scope: "vmspace": as in CheriBSD, a revocation reaches what
-    belongs to the address space, and neither O_SHARECAP, anonymous shared and System V objects nor the copies that
-    others have loaded from them; "machine": it reaches them, by whose each capability is. isa: "v9" (a tagged store
-    without StoreCap faults) or "rvy" (it strips). vmar_errors: "kernel" or "rfc". arena_size: bytes of address space
-    that each process reserves, a multiple of 256 KiB; the first machine of a process decides. stop_timeout: seconds
-    that a revocation waits for processes. faults: "raise", or "signal": an uncaught fault ends a forked process by the
-    real signal. leaks: "raise": leaving raises LeakFound. hardened: other processes of the same user, root's excepted,
-    cannot look into broker and clients (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then, for that user: reading
-    mappings back from /proc/PID/smaps, work on stopped processes, debuggers, core files; and if the broker is killed,
-    finding processes that were forked without hooks. audit: path of a file to be made; None keeps the audit in memory.
-    name: of the machine, as `capshm.attach` takes it.
+    processes: "gate" interrupts nobody; "signal" and "sigstop" do, to compare: on top of the gate, by SIGWINCH (which
+    processes should leave to capshm then: one that handles or blocks it is stopped by the gate alone), by SIGSTOP.
+    scope: "vmspace": as in CheriBSD, a revocation reaches what belongs to the address space, and neither O_SHARECAP,
+    anonymous shared and System V objects nor the copies that others have loaded from them; "machine": it reaches them,
+    by whose each capability is. isa: "v9" (a tagged store without StoreCap faults) or "rvy" (it strips). vmar_errors:
+    "kernel" or "rfc": the statuses of capshm.zircon where Zircon's kernel and its RFC differ. arena_size: bytes of
+    address space that each process reserves, a multiple of 256 KiB; the first machine of a process decides.
+    stop_timeout: seconds that a revocation waits for processes. faults: "raise", or "signal": an uncaught fault ends a
+    forked process by the real signal. leaks: "raise": leaving raises LeakFound. hardened: other processes of the same
+    user, root's excepted, cannot look into broker and clients (/proc/PID/mem and fd, ptrace, pidfd_getfd). Off then,
+    for that user: reading mappings back from /proc/PID/smaps, work on stopped processes, debuggers, core files; and if
+    the broker is killed, finding processes that were forked without hooks. audit: path of a file to be made; None
+    keeps the audit in memory. name: of the machine, as `capshm.attach` takes it.
 
     ValueError and TypeError: an argument is wrong. CapshmError: this process is in a machine already, the name is in
     use, or the broker could not start. Nothing is left then.
@@ -101,9 +100,6 @@ class Machine:
         for argument, value in chosen.items():
             if value not in _CHOICES[argument]:
                 raise ValueError(f"{argument} must be one of {', '.join(_CHOICES[argument])}, not {value!r}")
-        for argument, missing in _MISSING.items():
-            if chosen[argument] in missing:
-                raise errors.CapshmError(f"{argument}={chosen[argument]!r} is not in this version")
         if not all(isinstance(each, str) for each in (policy, revoker)):
             raise TypeError("policy and revoker are names")
         if policy not in policies.names():

@@ -208,6 +208,9 @@ bool capshm_is_painted(uint64_t address);
 
 /* An operation that does nothing: what a pass has left to this process is swept afterwards. */
 enum status capshm_catch_up(void);
+/* Has the pages of a mapped part of a sparse file in this process's page table, so that no access faults; not those of
+ * its holes, which stay holes. What cannot be done is left to the faults. */
+void capshm_populate(void *memory, int descriptor, uint64_t offset, uint64_t length);
 /* What these sweeps have met since the last call. */
 void capshm_take_counts(struct revocation_counts *counts);
 /* How many loads of others' values have come out untagged since the last call, because this address space has had revoked
@@ -222,6 +225,15 @@ uint32_t capshm_stamp_at(const char *memory, uint32_t root, uint64_t granule);
 enum status capshm_gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, size_t *straggler_count);
 void capshm_gate_open(bool is_new_epoch);
 bool capshm_gate_is_mine(void);
+
+/* For processes of a machine whose stopper sends signals (halt.h). STATUS_UNSUPPORTED: errno tells why. */
+enum status capshm_take_halt_signals(bool is_wanted);
+/* While the gate is closed by the calling thread: returns when whoever will be parked by a signal is, or after timeout ns.
+ * Of SIGSTOP: these processes, which the caller lets go on again. STATUS_INVALID: the gate is not closed. */
+enum status capshm_halt_by_signal(uint64_t timeout);
+enum status capshm_halt_by_sigstop(uint64_t timeout, const int32_t *pidfds, const int32_t *pids, size_t count);
+/* Neither stopped nor ended. */
+bool capshm_is_running(int32_t process);
 
 /* A full barrier in every running thread of every attached process; whoever sets clear bits without a mapping, as a broker
  * does, needs it between the bits and the bytes (sideband.h). */

@@ -2,22 +2,21 @@
 #include "gate.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
 #include <poll.h>
 #include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "clock.h"
+#include "run_out.h"
+#include "task.h"
 
 enum { FIRST_SLOTS = 64 }; /* a page of them; GATE_SLOTS is this doubled some times */
+enum { SPINS = 200, TURNS_BETWEEN_LOOKS = 64 }; /* of who waits for a thread to leave its operation */
 static const uint64_t SIGNAL_CLOSER = 0xffff;
 /* ns after which a parked thread looks whether the closer still lives. */
 static const uint64_t PARKED_LOOK_UP = 20000000;
@@ -37,26 +36,6 @@ void gate_barrier_everywhere(void) {
     syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0);
 }
 
-/* When a process started, in clock ticks since boot, or 0 if there is no such process: field 22 of /proc/PID/stat. The
- * name in field 2 may hold spaces and parentheses, so the fields are counted from the last parenthesis. */
-static uint64_t process_start_time(int32_t pid) {
-    char path[32];
-    char text[512];
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    const int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0)
-        return 0;
-    const ssize_t length = read(file, text, sizeof text - 1);
-    close(file);
-    if (length <= 0)
-        return 0;
-    text[length] = '\0';
-    const char *field = strrchr(text, ')');
-    for (int number = 2; field != NULL && number < 22; number++)
-        field = strchr(field + 1, ' ');
-    return field == NULL ? 0 : strtoull(field, NULL, 10);
-}
-
 static uint64_t owner_word(int32_t pid, uint64_t start_time) {
     return (uint64_t)(uint32_t)pid << GATE_OWNER_PID_SHIFT | start_time;
 }
@@ -68,7 +47,7 @@ bool gate_owner_is_dead(uint64_t owner) {
         return errno == ESRCH;
     /* The descriptor names whoever had the pid when it was opened. If the start time that is read now is the owner's,
      * the pid cannot have changed hands before, so the descriptor is the owner's. A zombie still has its start time. */
-    const uint64_t start_time = process_start_time(pid);
+    const uint64_t start_time = task_start_time(pid);
     /* Not knowing (no descriptor is free, /proc is hidden) is no death: the descriptor alone decides then. */
     const bool is_other = start_time != 0 && owner_word(pid, start_time) != owner;
     struct pollfd ended = {.fd = descriptor, .events = POLLIN};
@@ -145,13 +124,14 @@ static bool claim(struct gate *gate, uint32_t number, uint64_t mine, gate_recove
     if (!atomic_compare_exchange_strong(&slot->owner, &owner, mine))
         return false;
     atomic_store(&slot->target, 0);
-    atomic_store(&slot->in_operation, 0);
+    atomic_store(&slot->in_operation, GATE_OUTSIDE);
+    atomic_store(&slot->thread, (int32_t)syscall(SYS_gettid));
     atomic_fetch_add(&gate->claims, 1);
     return true;
 }
 
 bool gate_claim_slot(struct gate *gate, struct gate_member *member, gate_recovery *recover) {
-    const uint64_t start_time = process_start_time(getpid());
+    const uint64_t start_time = task_start_time(getpid());
     if (start_time == 0)
         return false; /* others would take this process for dead */
     const uint64_t mine = owner_word(getpid(), start_time);
@@ -188,7 +168,7 @@ void gate_release_slot(struct gate_member *member) {
     member->slot = NULL;
     if (thread_member == member)
         thread_member = &unattached_member; /* the member may soon be another thread's */
-    atomic_store(&slot->in_operation, 0);
+    atomic_store(&slot->in_operation, GATE_OUTSIDE);
     atomic_store(&slot->owner, 0);
 }
 
@@ -210,19 +190,42 @@ enum gate_obstacle gate_wait(struct gate_member *member, uint64_t *signal) {
     }
 }
 
-/* Waits for one slot. True: nobody is inside an operation there. */
-static bool wait_until_outside(struct gate_slot *slot, uint64_t deadline) {
+bool gate_is_keeper(int32_t pid) {
+    const struct gate_member *const self = thread_member;
+    if (self->slot == NULL)
+        return false;
+    const uint32_t keeper = atomic_load(&self->gate->keeper);
+    return keeper != 0 && gate_owner_pid(atomic_load(&self->gate->slots[keeper].owner)) == pid;
+}
+
+void gate_park_interrupted(void) {
+    const struct gate_member *const self = thread_member;
+    const uint64_t signal = atomic_load(&self->gate->signal);
+    if ((signal & SIGNAL_CLOSER) == 0)
+        return; /* it came too late */
+    atomic_store_explicit(&self->slot->halted, signal, memory_order_release); /* partner: has_halted */
+    while (atomic_load_explicit(&self->slot->in_operation, memory_order_relaxed) == GATE_OUTSIDE &&
+           atomic_load(&self->gate->signal) == signal && !is_abandoned(self->gate, signal))
+        park(self->gate, signal);
+}
+
+/* Waits for one slot. True: nobody is inside an operation there. is_keeper: this is one. */
+static bool wait_until_outside(struct gate_slot *slot, bool is_keeper, uint64_t deadline) {
     for (uint32_t turn = 0;; turn++) {
-        if (atomic_load_explicit(&slot->in_operation, memory_order_acquire) == 0)
+        if (atomic_load_explicit(&slot->in_operation, memory_order_acquire) == GATE_OUTSIDE)
             return true;
-        if (turn < 200) {
+        if (turn < SPINS) {
             clock_relax();
             continue;
         }
         const bool is_last = clock_now() >= deadline;
         const uint64_t owner = atomic_load(&slot->owner);
-        if ((is_last || turn % 64 == 0) && (owner == 0 || gate_owner_is_dead(owner)))
-            return true;
+        if (is_last || (turn - SPINS) % TURNS_BETWEEN_LOOKS == 0) {
+            if (owner == 0 || gate_owner_is_dead(owner))
+                return true;
+            if (is_keeper && run_out(slot, gate_owner_pid(owner), deadline))
+                continue;
+        }
         if (is_last)
             return false;
         sched_yield();
@@ -262,9 +265,10 @@ enum status gate_close(uint64_t timeout, int32_t *stragglers, size_t capacity, s
     }
     gate_barrier_everywhere();
     const uint32_t used = atomic_load(&gate->slots_used);
+    const bool is_keeper = thread_member->lock_identity == atomic_load(&gate->keeper);
     for (uint32_t number = 1; number < used; number++) {
         struct gate_slot *const slot = &gate->slots[number];
-        if (!wait_until_outside(slot, deadline))
+        if (!wait_until_outside(slot, is_keeper, deadline))
             add_straggler(slot, stragglers, capacity, straggler_count);
     }
     if (*straggler_count == 0)

@@ -27,8 +27,8 @@
  *
  * A thread whose flag is set is not stopped, whatever its state: stopped by SIGSTOP inside an operation, it would store
  * the old value when it goes on. The closer waits for the flag, for the owner's death, and at most for its timeout;
- * then the gate opens again and the stragglers are named. No operation waits for anything but memory while its flag is
- * set.
+ * then the gate opens again and the stragglers are named. A keeper may also run a stopped thread out of its operation
+ * (run_out.h). No operation waits for anything but memory while its flag is set.
  *
  * Slots. Every thread has a slot in the shared gate. Its owner word is the pid and the start time of its process, so
  * that neither a slot nor a pid is ever mistaken for its earlier life. While a thread holds the lock of a tag line,
@@ -55,10 +55,14 @@ enum {
     GATE_OWNER_PID_SHIFT = 42, /* Linux has 22 bits of pid at most; 42 bits of ticks are more than a thousand years */
 };
 
+enum gate_position { GATE_OUTSIDE, GATE_INSIDE, GATE_AMID_FORK };
+
 struct gate_slot {
     _Alignas(64) _Atomic uint64_t owner; /* pid << 42 | start time in clock ticks since boot; 0: free */
     _Atomic uint64_t target;             /* object << 40 | tag line + 1; 0: no line is locked by this slot */
-    _Atomic uint32_t in_operation;
+    _Atomic uint64_t halted;             /* the gate's signal when a signal came to its thread last (halt.h) */
+    _Atomic uint32_t in_operation;       /* an enum gate_position: a flag for all but who runs threads out */
+    _Atomic int32_t thread;              /* of its owner */
 };
 
 struct gate {
@@ -88,11 +92,11 @@ static inline struct gate_slot *gate_try_enter(void) {
     struct gate_slot *const slot = self->slot;
     if (unlikely(slot == NULL))
         return NULL;
-    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);
+    atomic_store_explicit(&slot->in_operation, GATE_INSIDE, memory_order_relaxed);
     atomic_signal_fence(memory_order_seq_cst); /* partner: the closer's membarrier */
     const uint64_t signal = atomic_load_explicit(&self->gate->signal, memory_order_acquire);
     if (unlikely(signal != atomic_load_explicit(&self->seen, memory_order_relaxed))) {
-        atomic_store_explicit(&slot->in_operation, 0, memory_order_release);
+        atomic_store_explicit(&slot->in_operation, GATE_OUTSIDE, memory_order_release);
         return NULL;
     }
     STEP(OPERATION_ENTERED);
@@ -100,7 +104,7 @@ static inline struct gate_slot *gate_try_enter(void) {
 }
 
 static inline void gate_leave_slot(struct gate_slot *slot) {
-    atomic_store_explicit(&slot->in_operation, 0, memory_order_release);
+    atomic_store_explicit(&slot->in_operation, GATE_OUTSIDE, memory_order_release);
     STEP(OPERATION_LEFT);
 }
 
@@ -136,6 +140,13 @@ static inline int32_t gate_owner_pid(uint64_t owner) {
 /* Makes this process the keeper of a gate in which nobody has a slot yet: its one thread can close and open it, and does
  * no operations. */
 bool gate_keep(struct gate *gate);
+
+/* Whether that process is the keeper of this process's gate. False in one that is not attached, or came without hooks. */
+bool gate_is_keeper(int32_t pid);
+
+/* In a signal handler: notes in the thread's slot that the signal has come, and parks while the gate stays closed as it
+ * is, its keeper lives, and unless the thread is inside an operation. Async-signal-safe. */
+void gate_park_interrupted(void);
 
 /* What keeps a member out. */
 enum gate_obstacle {

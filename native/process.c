@@ -14,12 +14,14 @@
 #include <linux/membarrier.h>
 
 #include "capshm.h"
+#include "halt.h"
 #include "page_table.h"
 #include "private.h"
 #include "program.h"
 #include "register_file.h"
 #include "requests.h"
 #include "revoke.h"
+#include "run_out.h"
 #include "sideband.h"
 
 enum { MEMBERS = 1024 };
@@ -82,6 +84,13 @@ bool process_is_alone(void) {
     return count_members() <= 1 && !is_fork_prepared;
 }
 
+/* The broker may look into this process, and run it out of an operation in which it is stopped. */
+static void permit_keeper(void) {
+    const uint32_t keeper = atomic_load(&process.gate->keeper);
+    if (keeper != 0)
+        run_out_permit(gate_owner_pid(atomic_load(&process.gate->slots[keeper].owner)));
+}
+
 /* With the lock in hand. */
 static enum status add_member(void) {
     for (uint32_t number = 0; number < MEMBERS; number++) {
@@ -91,6 +100,7 @@ static enum status add_member(void) {
         atomic_store(&member->seen, SEEN_NOTHING);
         if (!gate_claim_slot(process.gate, member, sideband_recover_target))
             return STATUS_NO_MEMORY;
+        permit_keeper();
         if (number >= members->used)
             members->used = number + 1;
         thread_member = member;
@@ -141,8 +151,8 @@ static enum status attach_thread(void) {
 }
 
 /* With the lock in hand: enters although nobody has caught up yet. False: the gate has changed again. */
-static bool enter_at(struct gate_member *self, uint64_t signal) {
-    atomic_store_explicit(&self->slot->in_operation, 1, memory_order_relaxed);
+static bool enter_at(struct gate_member *self, uint64_t signal, enum gate_position position) {
+    atomic_store_explicit(&self->slot->in_operation, position, memory_order_relaxed);
     atomic_signal_fence(memory_order_seq_cst); /* partner: the closer's membarrier */
     if (atomic_load_explicit(&self->gate->signal, memory_order_acquire) == signal)
         return true;
@@ -159,7 +169,7 @@ static enum status catch_up(struct gate_member *self, uint64_t signal) {
     enum status status = STATUS_OK;
     process_lock(); /* also the place where a quiesced thread waits */
     if (revocation_is_due(self->gate)) {
-        if (!enter_at(self, signal)) {
+        if (!enter_at(self, signal, GATE_INSIDE)) {
             process_unlock();
             return STATUS_AGAIN;
         }
@@ -315,9 +325,11 @@ static void detach(void) {
             gate_release_slot(&members->members[number]);
     }
     members->is_attached = false;
+    halt_take_signals(false);
     if (has_threads)
         renew_members();
-    munmap(process.gate, sizeof(struct gate));
+    else /* they may be parked there, and look at it once more when they wake */
+        munmap(process.gate, sizeof(struct gate));
     revocation_end();
     process.gate = NULL;
 }
@@ -399,7 +411,8 @@ void capshm_fork_before(void) {
         /* The flag is set with the lock in hand, and nobody waits for the gate with the lock in hand: whoever quiesces
          * waits for flags, and whoever has closed the gate may want the lock. */
         process_quiesce();
-        is_inside_for_fork = gate_try_enter() != NULL;
+        is_inside_for_fork =
+            thread_member->slot != NULL && enter_at(thread_member, atomic_load(&thread_member->seen), GATE_AMID_FORK);
         if (is_inside_for_fork || gate_is_closed_by_this_thread())
             break; /* a thread that has itself closed the gate may fork: it would wait for itself for ever */
         process_resume();

@@ -36,7 +36,7 @@ static unsigned size_of(uint32_t count) {
 
 /* A free window's first register names the next free window of its size. */
 static uint64_t *next_free_of(uint32_t number) {
-    return &register_file[number].base;
+    return &register_file[number].next_free;
 }
 
 enum status register_file_reserve(uint32_t count, uint32_t *first) {

@@ -36,7 +36,8 @@ struct capability_register {
     uint64_t base;
     uint64_t length; /* top - base; 2^64 - 1 also for 2^64: no access reaches the last byte of the address space */
     uint64_t last_granule; /* length - 16 */
-    uint64_t unused[2];
+    uint64_t next_free; /* of a window that is free (register_file.c) */
+    uint64_t unused;
 };
 
 _Static_assert(sizeof(struct capability_register) == 64, "a register is a cache line");

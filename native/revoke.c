@@ -290,6 +290,26 @@ void capshm_take_counts(struct revocation_counts *counts) {
     process_unlock();
 }
 
+/* The broker ------------------------------------------------------------------------------------------------------- */
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+void capshm_populate(void *memory, int descriptor, uint64_t offset, uint64_t length) {
+    const off_t limit = (off_t)(offset + length);
+    for (off_t start = (off_t)offset, end; start < limit; start = end) {
+        start = lseek(descriptor, start, SEEK_DATA);
+        if (start < 0 || start >= limit)
+            return;
+        end = lseek(descriptor, start, SEEK_HOLE);
+        if (end < 0)
+            return;
+        madvise((char *)memory + (start - (off_t)offset), (size_t)((end < limit ? end : limit) - start),
+                MADV_POPULATE_WRITE);
+    }
+}
+
 /* Fork ------------------------------------------------------------------------------------------------------------- */
 
 void capshm_plan_child(uint32_t record, int parent_shadow, int shadow) {

@@ -167,7 +167,9 @@ class Processes:
 
     def _add(self, process: Process) -> None:
         assert process.pid not in self._by_pid
+        assert process.member is not None
         self._by_pid[process.pid] = process
+        process.member.pidfd = process.pidfd
         self._loop.add(process.pidfd, lambda: self._has_ended(process))
 
     # How one goes

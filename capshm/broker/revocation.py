@@ -1,22 +1,4 @@
-"""Requests about revocation, and passes: what the broker does while the machine stands still.
-
-Order of a pass that closes an epoch, by the revoker `stop-the-world`:
-
-    (1) the model opens the epoch, unless it is open          a death of anybody from here on leaves it open
-    (2) the stopper closes the gate                           Incomplete: it is open again, the epoch stays open
-    (3) sidebands of objects are swept                        tags that are gone stay gone, rightly
-    (4) the record counts one more pass                       from here on its process sweeps its own (native/revoke.h)
-    (5) the gate opens
-    (6) the model closes the epoch, releases the reservation, and the record shows the clock
-
-The asker may die at any time: the pass goes on. If the broker dies with the gate closed, it stays closed, and every
-operation raises BrokerGone; before (2) and after (5) only requests do. Nothing is freed by either: `dequeue` moves at
-(6).
-
-In a machine of scope "vmspace" cheri_revoke sweeps what belongs to the address space, by its shadow. That is CheriBSD's
-hole: what others have got through O_SHARECAP, anonymous shared and System V objects stays there (J4). With scope
-"machine", and by Machine.revoke in every machine, (3) is machine-wide: all objects are swept, by the origins of what
-they hold, and (4) reaches the copies of every process (native/origin.h).
+"""Requests about revocation. What a pass does is in `passes`.
 
 Who is asked by ASYNC answers first and makes the pass afterwards, before it takes up another request.
 """
@@ -24,149 +6,14 @@ Who is asked by ASYNC answers first and makes the pass afterwards, before it tak
 from __future__ import annotations
 
 import contextlib
-import mmap
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from capshm._native import ffi, lib
 from capshm.broker import messages, stoppers
-from capshm.broker.segments import Sideband, written
+from capshm.broker.passes import Found, Pass
 from capshm.broker.state import Member, Reply, State
 from capshm.model.constants import CHERI_REVOKE_SHADOW_INFO_STRUCT
 from capshm.model.pointer import Pointer
 from capshm.model.quarantine import choose_leaving, release
 from capshm.model.revocation import Step, check_shadow, refuse_without_revoker
-
-if TYPE_CHECKING:
-    from capshm._native import CData
-
-
-@dataclass(slots=True)
-class Found:
-    """What sweeps of objects have met."""
-
-    lines: int = 0
-    found: int = 0
-    cleared: int = 0
-
-    def add(self, counts: CData) -> None:
-        """What one sweep has met."""
-        self.lines += counts.lines
-        self.found += counts.found
-        self.cleared += counts.cleared
-
-
-@dataclass(slots=True)
-class Pass:
-    """Some address spaces in one pass; a `World` for revokers. leaving: what leaves quarantine, if it is only one.
-
-    number: of a machine-wide pass.
-    """
-
-    state: State
-    members: list[Member]
-    leaving: tuple[int, int] | None = None
-    is_machine_wide: bool = False
-    found: Found = field(default_factory=Found)
-    _number: int = 0
-
-    def stopped(self) -> AbstractContextManager[None]:
-        """By the machine's stopper. Incomplete."""
-        return self.state.stopper.stopped()
-
-    def sweep_objects(self) -> None:
-        """Rows J1, J4, J5: what the address spaces own, wherever it is; machine-wide, what is theirs in all objects."""
-        if self.is_machine_wide:
-            self._stamp()
-        shadows = self._shadows()
-        for memory in self.state.objects:
-            sideband = self.state.segments.made_sideband(memory.id)
-            if sideband is None:
-                continue
-            if memory.owner in shadows:
-                sweep_sideband(sideband, shadows[memory.owner], self.found)
-            if self.is_machine_wide:
-                self._sweep_by_origin(sideband, shadows)
-
-    def _shadows(self) -> dict[int, CData]:
-        return {
-            member.serial: member.part.make_shadow(member.space).as_native(self.leaving)
-            for member in self.members
-            if member.part.shadow is not None or self.leaving is not None  # else nothing was ever painted
-        }
-
-    def _stamp(self) -> None:
-        """A child that is being forked has its parent's memory, or is about to."""
-        records = self.state.parts.records
-        self._number = records.begin_machine_pass()
-        for member in self.members:
-            part = member.part
-            forked = [other.part for other in self.state.members.values() if other.part.parent is part]
-            for each in (part, *forked):
-                records.stamp(each.record, part.shadow, self.leaving, self._number)
-
-    def _sweep_by_origin(self, sideband: Sideband, shadows: dict[int, CData]) -> None:
-        by_record = ffi.new("struct shadow *[]", lib.REVOCATION_RECORDS)
-        for member in self.members:
-            by_record[member.part.record] = shadows.get(member.serial, ffi.NULL)
-        sweep_by_origin(sideband, self.state.parts.records.native, by_record, self.found)
-
-    def leave_private(self) -> None:
-        """See native/revoke.h."""
-        if self.is_machine_wide:
-            self.state.parts.records.count_machine_pass(self._number)
-        for member in self.members:
-            self.state.parts.records.add_pass(member.part.record, self.leaving)
-
-
-def sweep_sideband(sideband: Sideband, shadow: CData, found: Found) -> None:
-    """Take the tags that the shadow revokes. The machine is stopped."""
-    counts = ffi.new("struct sweep_counts *")
-    for lines, count, twins, _ in _tagged_parts(sideband):
-        lib.sweep(lines, twins, count, shadow, lib.SWEEP_AUTOMATIC, counts)
-    found.add(counts)
-
-
-def sweep_by_origin(sideband: Sideband, records: CData, shadows: CData, found: Found) -> None:
-    """Take the tags of what its origin's shadow revokes, or whose origin is gone. The machine is stopped.
-
-    shadows: by the numbers of the records.
-    """
-    counts = ffi.new("struct sweep_counts *")
-    for lines, count, twins, origins in _tagged_parts(sideband):
-        lib.sweep_by_origin(lines, twins, origins, count, records, shadows, counts)
-    found.add(counts)
-
-
-def _tagged_parts(sideband: Sideband) -> Iterator[tuple[CData, int, CData, CData]]:
-    """Tag lines that were ever written, how many, and their twins and origins."""
-    for start, end in written(sideband.tags, lib.TWINS_OFFSET):
-        count = (end - start) // ffi.sizeof("struct tag_line")
-        size = count * lib.LINE_DATA_SIZE
-        data = start // ffi.sizeof("struct tag_line") * lib.LINE_DATA_SIZE
-        with (
-            _mapped(sideband.tags, start, end - start) as lines,
-            _mapped(sideband.tags, lib.TWINS_OFFSET + data, size) as twins,
-            _mapped(sideband.tags, lib.ORIGINS_OFFSET + data // lib.ORIGIN_UNIT, size // lib.ORIGIN_UNIT) as origins,
-        ):
-            yield (
-                ffi.cast("struct tag_line *", lines),
-                count,
-                ffi.cast("struct granule *", twins),
-                ffi.cast("uint32_t *", origins),
-            )
-
-
-@contextlib.contextmanager
-def _mapped(fd: int, offset: int, length: int) -> Iterator[CData]:
-    with mmap.mmap(fd, length, offset=offset) as memory:
-        content = ffi.from_buffer(memory)
-        try:
-            yield content
-        finally:
-            ffi.release(content)
 
 
 def close_epoch(state: State, member: Member, event: messages.Message | str) -> Found:
@@ -256,7 +103,7 @@ def _reply(member: Member, found: Found, incomplete: list[tuple[int, str]] | Non
     return Reply(
         {
             "epochs": list(member.part.clock.epochs),
-            "found": [found.lines, found.found, found.cleared],
+            "found": list(found),
             "incomplete": [list(each) for each in incomplete or []],
         }
     )

@@ -94,6 +94,7 @@ class Service:
     def close(self) -> None:
         """The machine has ended."""
         self._state.parts.close()
+        self._state.stopper.close()
 
     # Members
 
@@ -130,6 +131,7 @@ class Service:
             "arena_size": settings.arena_size,
             "faults": settings.faults,
             "hardened": settings.hardened,
+            "stopper": settings.stopper,
         }
         fd = self._state.parts.records.fd
         return Reply(body, [fd], frozenset([fd]))

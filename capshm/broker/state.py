@@ -11,12 +11,13 @@ import msgspec
 
 import capshm.policies as policies
 import capshm.revokers as revokers
+from capshm.broker import stoppers
 from capshm.broker.audit import AuditLog
 from capshm.broker.kernel import Kernel
 from capshm.broker.messages import Answer, Message
 from capshm.broker.parts import Part, Parts
 from capshm.broker.segments import Key, Segments
-from capshm.broker.stoppers import Gate, SigStop, Stopper
+from capshm.broker.stoppers import Stopper
 from capshm.errors import CapshmError
 from capshm.model.address_space import AddressSpace, Entry
 from capshm.model.knobs import Knobs
@@ -61,7 +62,7 @@ class Change(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """A process's part in the model. pid: 0 for a child that is still being forked.
+    """A process's part in the model. pid: 0, and pidfd: -1, for a child that is still being forked.
 
     last, removal: the change that its last request has made, until the next one; removal: if it was a call of Zircon's.
     part: in revocation.
@@ -73,6 +74,7 @@ class Member:
     part: Part
     last: Change | None = None
     removal: tuple[Removal, Removed] | None = None
+    pidfd: int = -1
 
     @property
     def serial(self) -> int:
@@ -109,11 +111,10 @@ class State:
             self.revoker = revokers.load(self.settings.revoker)
         except (ValueError, TypeError) as error:
             raise CapshmError(str(error)) from None
-        timeout = self.settings.stop_timeout
-        self.stopper = (
-            Gate(timeout)
-            if self.settings.stopper == "gate"
-            else SigStop(timeout, lambda: [member.pid for member in self.members.values() if member.pid])
+        self.stopper = stoppers.make(
+            self.settings.stopper,
+            self.settings.stop_timeout,
+            lambda: [(member.pid, member.pidfd) for member in self.members.values() if member.pidfd >= 0],
         )
         self.sysv = SegmentTable(self.objects)
         self.zero = MemoryObject(0, Kind.ZERO)  # in no table: what is mapped of it is an object of its own

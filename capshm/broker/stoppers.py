@@ -1,28 +1,37 @@
 """How a broker stops the processes of its machine for a pass: one name, one context manager.
 
-Whichever is chosen, the gate is what makes a stop sound (native/gate.h): a thread that is not inside an operation
-cannot begin one, and one that is inside is waited for, whatever state its process is in.
+Whichever is chosen, the gate is what makes a stop sound (native/gate.h), and it is closed first: a thread that is not
+inside an operation cannot begin one, and one that is inside is waited for, whatever state its process is in. A process
+that is stopped inside one is run out of it and stays stopped, where the kernel lets the broker trace it
+(native/run_out.h).
 
     gate      nothing else: disturbs nobody
-    sigstop   before that every process is stopped by SIGSTOP, and goes on by SIGCONT afterwards, also if the pass could
-              not be made: to compare what that costs. Who is stopped inside an operation is let go on until it is
-              outside. Their parents see them stop; one that was stopped before stays so. If the broker dies amid a
-              pass, its machine's creator ends them all.
+    signal    then a signal parks each thread that has touched a capability, in a handler of the core, until the gate
+              opens (native/halt.h)
+    sigstop   then SIGSTOP stops each process, and SIGCONT lets it go on. Their parents see them stop. One that was
+              stopped before stays so; one that somebody else stops meanwhile goes on. If the broker dies amid a pass
+              its guard lets them go on (capshm.broker.guard)
+
+The last two are there to compare what they cost. Whom they do not halt within the timeout, because he keeps the signal
+from himself or sleeps where nothing wakes him, the gate holds alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Protocol
 
 from capshm._native import ffi, lib
+from capshm.broker.guard import Guard
+
+NAMES = ("gate", "signal", "sigstop")
 
 _MOST_STRAGGLERS = 256
+
+Processes = Callable[[], Iterable[tuple[int, int]]]
+"""Tells pid and pidfd of each process of the machine."""
 
 
 class Incomplete(Exception):
@@ -38,6 +47,9 @@ class Stopper(Protocol):
 
     def stopped(self) -> contextlib.AbstractContextManager[None]:
         """Inside, nobody touches a capability. Incomplete."""
+
+    def close(self) -> None:
+        """No more."""
 
 
 class Gate:
@@ -58,60 +70,60 @@ class Gate:
         finally:
             lib.capshm_gate_open(False)
 
+    def close(self) -> None:
+        """No more."""
 
-class SigStop:
-    """SIGSTOP, and the gate. pids: tells the processes of the machine; timeout: seconds for each of the two."""
 
-    def __init__(self, timeout: float, pids: Callable[[], Iterable[int]]) -> None:
-        self._timeout = timeout
-        self._pids = pids
+class Signal(Gate):
+    """The gate, and a signal to each thread. timeout: seconds for each of the two."""
 
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
-        """Inside, everybody is stopped. Incomplete: one that was stopped before, or does not leave its operation."""
-        with contextlib.ExitStack() as undo:
-            pidfds = []
-            for pid in self._pids():
-                with contextlib.suppress(ProcessLookupError):
-                    if _state(pid) not in _STOPPED:
-                        pidfds.append((pid, os.pidfd_open(pid)))
-                        undo.callback(os.close, pidfds[-1][1])
-                        _send(pidfds[-1][1], signal.SIGSTOP)
-                        undo.callback(_send, pidfds[-1][1], signal.SIGCONT)
-            deadline = time.monotonic() + self._timeout
-            for pid, _ in pidfds:
-                while _state(pid) not in (*_STOPPED, *_ENDED) and time.monotonic() < deadline:
-                    os.sched_yield()
-            while True:
-                try:
-                    undo.enter_context(Gate(0).stopped())
-                    break
-                except Incomplete as incomplete:
-                    inside = {pid for pid, _ in incomplete.processes}
-                    for pid, pidfd in pidfds:
-                        if pid in inside:
-                            _send(pidfd, signal.SIGCONT)
-                    if time.monotonic() >= deadline:
-                        raise
+        """Inside, nobody touches a capability. Incomplete."""
+        with super().stopped():
+            lib.capshm_halt_by_signal(self._timeout)
+            yield  # the opening of the gate wakes them
+
+
+class SigStop(Gate):
+    """The gate, and SIGSTOP. timeout: seconds for each of the two."""
+
+    def __init__(self, timeout: float, processes: Processes) -> None:
+        super().__init__(timeout)
+        self._processes = processes
+        self._guard = Guard()
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Inside, nobody touches a capability. Incomplete."""
+        # Asked first: who is run out of an operation does not look stopped for a moment.
+        running = [(pid, pidfd) for pid, pidfd in self._processes() if lib.capshm_is_running(pid)]
+        with super().stopped(), self._halted([pid for pid, _ in running], [pidfd for _, pidfd in running]):
             yield
 
+    @contextlib.contextmanager
+    def _halted(self, pids: list[int], pidfds: list[int]) -> Iterator[None]:
+        self._guard.watch(pidfds)
+        try:
+            lib.capshm_halt_by_sigstop(self._timeout, pidfds, pids, len(pids))
+            yield
+        finally:
+            for pidfd in pidfds:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+            self._guard.watch([])
 
-_STOPPED = ("T", "t")
-_ENDED = ("Z", "X", "")
+    def close(self) -> None:
+        """The guard ends."""
+        self._guard.close()
 
 
-def _send(pidfd: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, number)
-
-
-def _state(pid: int) -> str:
-    """The letter of a process's state as /proc has it; "" of one that has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0].decode()
-    except (OSError, IndexError):
-        return ""
+def make(name: str, timeout: float, processes: Processes) -> Stopper:
+    """The stopper of that name, one of `NAMES`."""
+    if name == "signal":
+        return Signal(timeout)
+    return SigStop(timeout, processes) if name == "sigstop" else Gate(timeout)
 
 
 def _reason(pid: int) -> str:
-    return "stopped inside an operation" if _state(pid) in _STOPPED else "inside an operation"
+    return "inside an operation" if lib.capshm_is_running(pid) else "stopped inside an operation"

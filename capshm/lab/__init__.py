@@ -6,6 +6,7 @@ that no cell inherits anything of another.
     cell        one cell: a JSON object in, a line of JSON out
     crew        the processes of a cell: made, counted, waited for, ended
     world       where a workload's memory comes from: a machine of capshm, or plain shared memory
+    loading     images and the regions that they are loaded into, in both worlds
     workloads   what is run, one file each
     trace       the file of a recorded program, which the workload of that name replays
     recording   runs a program with the recorder (native/recorder)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from capshm._native import CData
     from capshm.capability import Capability
     from capshm.lab.crew import Crew
+    from capshm.lab.loading import Loader
     from capshm.machine import Machine
 
 _READ_WRITE = bsd.PROT_READ | bsd.PROT_WRITE
@@ -67,6 +68,9 @@ class World(Protocol):
 
     def receive(self, descriptor: int, length: int, address: int) -> Area:
         """Map an object that another process has made and mapped at that address."""
+
+    def loader(self) -> Loader:
+        """Maps images in regions."""
 
     def cpu_ns(self) -> int:
         """User and system time that the world's own processes, the broker, have used up to now."""
@@ -146,6 +150,12 @@ class Emulated:
                 self._count(refusal)
                 self._may_receive = False
         return CapabilityArea(bsd.mmap(address, length, _READ_WRITE, flags, descriptor), length, is_data_only=True)
+
+    def loader(self) -> Loader:
+        """By VMARs."""
+        from capshm.lab.loading import VmarLoader  # only here: the other workloads do without
+
+        return VmarLoader(self._crew)
 
     def cpu_ns(self) -> int:
         """Of the broker."""
@@ -231,6 +241,12 @@ class Plain:
         """Wherever the kernel likes: plain pointers count from where the area begins."""
         memory = mmap.mmap(descriptor, length)
         return PlainArea(memory, memory, length)
+
+    def loader(self) -> Loader:
+        """By mmap."""
+        from capshm.lab.loading import PlainLoader  # only here, as above
+
+        return PlainLoader()
 
     def cpu_ns(self) -> int:
         """There are none."""

@@ -265,6 +265,9 @@ from capshm.model.zircon_constants import (
     VM_ALIGN_512MB as VM_ALIGN_512MB,
 )
 from capshm.model.zircon_constants import (
+    VM_ALIGN_BASE as VM_ALIGN_BASE,
+)
+from capshm.model.zircon_constants import (
     VM_ALLOW_FAULTS as VM_ALLOW_FAULTS,
 )
 from capshm.model.zircon_constants import (

@@ -1,121 +1,69 @@
 """Revocation among processes that stop, die, fork and work on: P2, P3 and P4, at every step of an operation.
 
-Who makes a pass wait is a child that has stopped itself inside an operation: while the broker waits for it, the gate is
-closed, whatever else happens.
+Who makes a pass wait is a child that has stopped itself inside an operation out of which nobody runs it: while the
+broker waits for it, the gate is closed, whatever else happens.
 """
 
 import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 import pytest
 
-from capshm import BrokerGone, Capability, Machine, RevocationIncomplete
-from capshm import cheribsd as bsd
+from capshm import BrokerGone, Capability, Machine
 from capshm.testing import steps
 from tests.conformance.cheribsd.revocation import as_freed, info, revoke_painted, shadow_of
 from tests.faults.isolation import isolated
+from tests.faults.plain_user import become_plain
 from tests.faults.processes import Child, Event, stop_here, wait_until_parked
-from tests.faults.residue import Residue
+from tests.faults.victims import (
+    OPERATIONS,
+    PAGE,
+    Freed,
+    anonymous,
+    assert_still_stopped,
+    clean_machine,
+    finish,
+    owned,
+    skip_without_tracing,
+    stop_amid_fork,
+    stop_inside,
+    stragglers_of,
+)
 
-PAGE = 4096
-RW = bsd.PROT_READ | bsd.PROT_WRITE
 LONG = 100.0  # seconds; no pass of these tests runs into it
 SHORT = 0.02  # who waits in vain is not to wait long
 
 pytestmark = pytest.mark.slow
 
 
-def anonymous(length: int = PAGE) -> Capability:
-    """Memory of this process's own."""
-    return bsd.mmap(None, length, RW, bsd.MAP_ANON | bsd.MAP_PRIVATE)
-
-
-def owned() -> Capability:
-    """A page of an object of this process's own."""
-    descriptor = bsd.shm_open(bsd.SHM_ANON, os.O_RDWR)
-    os.ftruncate(descriptor, PAGE)
-    try:
-        return bsd.mmap(None, PAGE, RW | bsd.PROT_CAP, bsd.MAP_SHARED, descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def clean_machine(**settings: object) -> Iterator[Machine]:
-    """A machine, of which nothing is left afterwards."""
-    machine = Machine(**settings)  # type: ignore[arg-type]
-    with Residue(machine.name), machine:
-        yield machine
-
-
-def stop_inside(operation: Callable[[], object], step: str = "LOAD_BEGUN", action: str = "stop") -> None:
-    """Carry the operation out; at that step of it this process stops or kills itself."""
-    with steps.armed(step, action=action):
-        operation()
-
-
 class Victim(Child):
-    """A child whose painted value is in its registers, its memory and an object of its own.
+    """A child with a freed value, that carries out one operation, at one step of which something happens to it.
 
-    It carries out one operation, at one step of which something happens to it, stops itself once more, outside of any
-    operation, and then looks for tags.
+    It stops itself once more, outside of any operation, and then looks for tags.
     """
 
     def __init__(self, name: str, step: str, action: str) -> None:
         super().__init__(partial(self._run, name, step, action))
 
     def _run(self, name: str, step: str, action: str) -> None:
-        memory, hidden = owned(), anonymous()
-        value = as_freed(memory)
-        for place in (memory, hidden):
-            place.store_capability(16, value)
-        loaded = [value, hidden.load_capability(16)]
-        shadow_of(memory).paint(value)
-        operations: dict[str, Callable[[], object]] = {
-            "store": lambda: memory.store_capability(0, value),
-            "load": lambda: loaded.append(memory.load_capability(16)),
-            "fill": lambda: memory.fill_capabilities(512, 8, value),
-            "copy": lambda: (memory + 16).copy_to(hidden + 1024, 16),
-        }
-        stop_inside(operations[name], step, action)
+        freed = Freed()
+        stop_inside(lambda: freed.use(name), step, action)
         stop_here()
-        assert [each.tag for each in loaded if each.tag] == []
-        for place in (memory, hidden):
-            assert [offset for offset in range(0, PAGE, 16) if place.load_capability(offset).tag] == []
-
-    def finish(self) -> None:
-        """Being stopped, it goes on, finds no tag, and ends well."""
-        self.resume()
-        while self.wait_stopped():
-            self.resume()
-        assert self.wait() == 0
-
-
-def stragglers_of(machine: Machine) -> list[tuple[int, str]]:
-    """Make a pass, and return who has kept it from being complete."""
-    try:
-        machine.revoke()
-    except RevocationIncomplete as error:
-        return error.processes
-    return []
-
-
-OPERATIONS = ["store", "load", "fill", "copy"]
+        freed.check()
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 @isolated(core="steps")
 def test_stopped_at_every_step(name: str) -> None:
-    """P2: who is stopped inside an operation is not stopped: either the pass is incomplete, or no tag is left."""
+    """P2: who is stopped inside an operation is not stopped: if the broker may not trace it the pass is incomplete."""
     incomplete = set()
-    with clean_machine(stop_timeout=SHORT) as machine:
+    become_plain()  # root may trace the hardened
+    with clean_machine(stop_timeout=SHORT, hardened=True) as machine:
         for step in steps.names():
             with Victim(name, step, "stop") as victim:
                 assert victim.wait_stopped()
@@ -126,9 +74,23 @@ def test_stopped_at_every_step(name: str) -> None:
                     victim.resume()
                     assert victim.wait_stopped()
                     machine.revoke()
-                victim.finish()
+                finish(victim)
     assert "OPERATION_ENTERED" in incomplete
     assert "OPERATION_LEFT" not in incomplete
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@isolated(core="steps")
+def test_run_out_at_every_step(name: str) -> None:
+    """P2: where it may be traced it leaves its operation, stays stopped, and no tag is left when it goes on."""
+    skip_without_tracing()
+    with clean_machine(stop_timeout=LONG) as machine:
+        for step in steps.names():
+            with Victim(name, step, "stop") as victim:
+                assert victim.wait_stopped()
+                machine.revoke()
+                assert_still_stopped(victim.pid)
+                finish(victim)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -141,19 +103,19 @@ def test_killed_at_every_step(name: str) -> None:
             with Victim(name, step, "kill") as victim:
                 assert victim.wait_stopped() == (victim._status is None)
                 machine.revoke()
-        other.finish()
+        finish(other)
 
 
 class Scene:
     """A machine in whose pass everybody is caught: between `begin` and the end of the pass its broker answers nobody.
 
-    straggler: stopped inside an operation. asker: waits for its revocation. parked: its loads wait at the gate.
+    straggler: stopped amid a fork. asker: waits for its revocation. parked: its loads wait at the gate.
     """
 
     def __init__(self, machine: Machine) -> None:
         self._asked, self._end = Event(), Event()
         memory = anonymous()
-        self.straggler = Child(partial(stop_inside, partial(memory.load_capability, 0)))
+        self.straggler = Child(stop_amid_fork)
         self.asker = Child(partial(self._ask, machine))
         self.parked = Child(partial(self._load, memory))
         assert self.straggler.wait_stopped()
@@ -192,7 +154,7 @@ class Scene:
         self._end.close()
 
 
-@isolated(core="steps")
+@isolated()
 def test_fork_waits_for_a_pass() -> None:
     """cheribsd:F23: a fork that begins during a pass is over after it, and the child's copies are swept, too."""
     with clean_machine(stop_timeout=LONG) as machine:
@@ -229,7 +191,7 @@ def check_untagged(memory: Capability, value: Capability) -> None:
     assert not memory.load_capability(0).tag
 
 
-@isolated(core="steps")
+@isolated()
 def test_the_asker_is_killed() -> None:
     """P2, P3: a pass goes on without the process that asked for it, and the machine after it."""
     with clean_machine(stop_timeout=LONG) as machine, Scene(machine) as scene:
@@ -240,7 +202,7 @@ def test_the_asker_is_killed() -> None:
         assert machine.revoke().epochs == (4, 4)
 
 
-@isolated(core="steps")
+@isolated()
 def test_the_straggler_is_killed() -> None:
     """P3: the pass is over as soon as the one that it waits for has died."""
     with clean_machine(stop_timeout=LONG) as machine, Scene(machine) as scene:
@@ -250,7 +212,7 @@ def test_the_straggler_is_killed() -> None:
         assert machine.revoke().epochs == (4, 4)
 
 
-@isolated(core="steps")
+@isolated()
 def test_the_broker_is_killed_during_a_pass() -> None:
     """P4: whoever waits, and every operation after that, gets BrokerGone; the machine ends without residue."""
     machine = Machine(stop_timeout=LONG)
@@ -263,33 +225,6 @@ def test_the_broker_is_killed_during_a_pass() -> None:
                 attempt()
         scene.go_on()
         assert scene.ends() == [0, 1, 1]
-
-
-@isolated(core="steps")
-def test_stopped_by_sigstop() -> None:
-    """Who is stopped by SIGSTOP goes on afterwards; who was stopped before stays so, and is waited for if inside."""
-    with clean_machine(stopper="sigstop", stop_timeout=0.1) as machine:
-        memory, end = anonymous(), Event()
-
-        def load() -> None:
-            while not end.is_set():
-                memory.load_capability(0)
-
-        with Child(load) as busy:
-            for _ in range(5):
-                value = as_freed(memory)
-                revoke_painted(memory, value)
-                assert not value.tag
-            with Victim("store", "TWIN_STORED", "stop") as victim:
-                assert victim.wait_stopped()
-                assert stragglers_of(machine) == [(victim.pid, "stopped inside an operation")]
-                victim.resume()
-                assert victim.wait_stopped()
-                assert stragglers_of(machine) == []
-                victim.finish()
-            end.set()
-            assert busy.wait() == 0
-        end.close()
 
 
 @isolated()

@@ -18,8 +18,8 @@ SEEDED_RACES: dict[str, variants.Patch] = {
     ),
     "an operation that ends without release": (
         "gate.h",
-        "atomic_store_explicit(&slot->in_operation, 0, memory_order_release);\n    STEP(OPERATION_LEFT);",
-        "atomic_store_explicit(&slot->in_operation, 0, memory_order_relaxed);",
+        "atomic_store_explicit(&slot->in_operation, GATE_OUTSIDE, memory_order_release);\n    STEP(OPERATION_LEFT);",
+        "atomic_store_explicit(&slot->in_operation, GATE_OUTSIDE, memory_order_relaxed);",
     ),
 }
 

@@ -320,6 +320,7 @@ NOT_FOR_RANDOM_NUMBERS = {
     **dict.fromkeys(["capshm_interruption", "capshm_set_interruption"], "a function, not numbers"),
     "capshm_release": "gives away registers that others hold",
     "capshm_set_lock_timeout": "may be centuries",
+    **dict.fromkeys(["capshm_stamp_at", "sweep_by_origin"], "look at memory that only a broker writes"),
 }
 BUFFER = 1 << 16  # bytes
 BOUNDED = {

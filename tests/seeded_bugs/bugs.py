@@ -298,13 +298,13 @@ BUGS = [
         "flag-after-the-look",
         "an operation looks at the gate before it says that it is inside",
         (
-            ("gate.h", "    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);\n", ""),
+            ("gate.h", "    atomic_store_explicit(&slot->in_operation, GATE_INSIDE, memory_order_relaxed);\n", ""),
             (
                 "gate.h",
                 "    STEP(OPERATION_ENTERED);\n",
                 (
                     "    STEP(OPERATION_ENTERED);\n"
-                    "    atomic_store_explicit(&slot->in_operation, 1, memory_order_relaxed);\n"
+                    "    atomic_store_explicit(&slot->in_operation, GATE_INSIDE, memory_order_relaxed);\n"
                 ),
             ),
         ),
@@ -410,6 +410,24 @@ BUGS = [
         Node(f"{REVOCATION_FAULTS}::test_stopped_at_every_step"),
     ),
     Bug(
+        "run-out-takes-signals",
+        "a process that is run out of an operation keeps all signals from itself afterwards",
+        (("run_out.c", "        restore_signals(thread, blocked);\n", "        (void)restore_signals;\n"),),
+        Node("tests/faults/test_run_out.py::test_signals_wait_until_it_goes_on"),
+    ),
+    Bug(
+        "halted-goes-on",
+        "the handler says that its thread has halted, and lets it go on",
+        (
+            (
+                "gate.c",
+                "           atomic_load(&self->gate->signal) == signal && !is_abandoned",
+                "           0 && !is_abandoned",
+            ),
+        ),
+        Node("tests/faults/test_stoppers.py::test_who_is_halted_does_nothing"),
+    ),
+    Bug(
         "a-dead-brokers-gate-opens",
         "operations go on after a broker that died amid a pass: nobody knows what was swept",
         (("gate.c", "closer == atomic_load(&gate->keeper) || (owner", "(owner"),),
@@ -453,13 +471,13 @@ BUGS = [
         (Node(ATTACK),),
         modules=(
             (
-                "capshm/broker/revocation.py",
-                "if memory.owner in shadows:",
-                """if memory.owner in shadows and any(
+                "capshm/broker/passes.py",
+                "if sideband is not None and (",
+                """if sideband is not None and any(
                 entry.object is memory
                 for member in self.state.members.values()
                 for entry in member.space.overlapping(member.space.arena_start, member.space.arena_end)
-            ):""",
+            ) and (""",
             ),
         ),
     ),
@@ -471,12 +489,11 @@ BUGS = [
         (Node(ATTACK),),
         modules=(
             (
-                "capshm/broker/revocation.py",
-                "if memory.owner in shadows:",
-                """if (
-                memory.owner in shadows
-                and memory.id in self.state.segments.sizes(member.pid for member in self.state.members.values())
-            ):""",
+                "capshm/broker/passes.py",
+                "if sideband is not None and (",
+                """if sideband is not None and (
+                memory.id in self.state.segments.sizes(member.pid for member in self.state.members.values())
+            ) and (""",
             ),
         ),
     ),
@@ -505,7 +522,7 @@ BUGS = [
     Bug(
         "origin-of-the-storer",
         "who stores somebody else's value makes it its own: its origin's revocation passes it over",
-        (("line.h", "origin != 0 ? origin : region->own_origin", "(void)origin, region->own_origin"),),
+        (("line.h", "origin != 0 ? origin : region->own_origin", "region->own_origin + (origin & 0)"),),
         Node(f"{ORIGINS}::test_a_value_stored_again_by_somebody_else_is_still_the_first_ones"),
     ),
     Bug(

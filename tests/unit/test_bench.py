@@ -37,6 +37,8 @@ AGREED = {
     "broker_round_trip": "≤ 2.5",
     "map_object": "≤ 2",
     "fork": "≤ 1.25",
+    "stop_16": "≤ 3",
+    "revoke_pause": "≤ 1.5",
     "malloc_free": "≤ 4",
     "zircon_protect": "≤ 2",
     "attach": "≤ 4",

@@ -151,7 +151,7 @@ def test_segments_have_no_name_and_end() -> None:
     other = os.dup(fd)
     assert memory.number_of(other) == 1
     sideband = memory.sideband(1)
-    assert os.fstat(sideband.tags).st_size == lib.TWINS_OFFSET + lib.OBJECT_SIZE_MAX
+    assert os.fstat(sideband.tags).st_size == lib.ORIGINS_OFFSET + lib.OBJECT_SIZE_MAX // lib.ORIGIN_UNIT
     assert os.fstat(sideband.tags).st_blocks == 0
     for sealed in (sideband.tags, sideband.clear):
         assert os.fstat(sealed).st_mode & 0o777 == 0o400

@@ -13,7 +13,7 @@ import pytest
 from capshm.lab import workloads
 from capshm.lab.cell import Cell
 from capshm.lab.crew import CellFailed, Crew
-from capshm.lab.workloads import LARGEST, PLAIN, SMALLEST, churn, descriptors, prefork, ring, zygote
+from capshm.lab.workloads import LARGEST, PLAIN, SMALLEST, churn, descriptors, loader, prefork, ring, zygote
 from capshm.lab.world import Plain
 from tests.faults import plugins
 from tests.faults.isolation import isolated
@@ -52,6 +52,7 @@ def per_ring(size: int) -> int:
 
 
 PASSED = SIZE // descriptors.OBJECT_SIZE * items(descriptors.OBJECT_SIZE)
+LOADED = loader.COMPONENTS * items(loader.image_size(SIZE))
 SHARED = items(max(SIZE // zygote.SHARED_PART, zygote.CHILDREN << 10))
 EXPECTED = {
     # operations; loads from shared memory; forks; what cheribsd and isolated refuse; whether tags cross in cheribsd
@@ -65,6 +66,7 @@ EXPECTED = {
     "ring": (ring.CONSUMERS * per_ring(SIZE), ring.CONSUMERS * per_ring(SIZE), 1 + ring.CONSUMERS, (0, 1), True),
     "zygote": (items(SIZE) + SHARED, 3 * SHARED, zygote.CHILDREN, (zygote.CHILDREN, zygote.CHILDREN), False),
     "descriptors": (PASSED, 3 * PASSED, 1, (0, 2), True),
+    "loader": (LOADED, 3 * LOADED, loader.COMPONENTS, (0, 1 + loader.COMPONENTS), True),
 }
 
 
@@ -122,7 +124,7 @@ def test_all_workloads_are_described() -> None:
         assert "\n" not in line
         assert len(paragraph.splitlines()) > 2
         assert SMALLEST <= workloads.default_size(name) <= LARGEST
-    with pytest.raises(ValueError, match=r"no workload 'sheep'.*prefork, ring, zygote, descriptors, churn"):
+    with pytest.raises(ValueError, match=r"no workload 'sheep'.*prefork, ring, zygote, descriptors, loader, churn"):
         workloads.find("sheep")
 
 
@@ -213,7 +215,7 @@ def test_workloads_are_plug_ins(tmp_path: Path) -> None:
     assert "CellFailed: the workload 'dog' has measured nothing" in idle.stderr
     program = "from capshm.lab import workloads as w; print(*w.NAMES, *w.describe('sheep'), w.default_size('sheep'))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    assert shown.stdout.strip().endswith("churn dog sheep A flock. Whatever sheep do. 65536")
+    assert shown.stdout.strip().endswith("loader churn dog sheep A flock. Whatever sheep do. 65536")
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ SMALLEST, LARGEST = 64 << 10, 4 << 30
 MOST_FORKS = 4096
 """Of one cell."""
 
-BUILT_IN = ("prefork", "ring", "zygote", "descriptors", "churn")
+BUILT_IN = ("prefork", "ring", "zygote", "descriptors", "loader", "churn")
 
 NAMES: Final = (*BUILT_IN, *sorted(entry_points(group=GROUP).names - {*BUILT_IN, TRACE}))
 """All that run without further input, in the order of the table."""
