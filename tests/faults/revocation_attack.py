@@ -154,7 +154,8 @@ class Attacker:
             os.close(descriptor)
 
     def close_and_open(self) -> None:
-        """Its own object lies in a socket alone while it revokes."""
+        """Its own object, with what is doomed in it, lies in a socket alone while it revokes."""
+        self.history.store(self.object, GRANULE * self.dice.randrange(PLACES), self.doomed)
         here, there = socket.socketpair()
         with here, there:
             socket.send_fds(here, [b"!"], [self.descriptor])
@@ -163,6 +164,8 @@ class Attacker:
             self.revoke()
             _, (self.descriptor,), _, _ = socket.recv_fds(there, 1, 1)
         self.object = self.history.grant(shared(self.descriptor), descriptor=self.descriptor)
+        for place in range(PLACES):
+            self.history.load(self.object, GRANULE * place)
 
     def fork(self) -> None:
         """A child has copies of its own; it ends in one of several ways, its parent goes on meanwhile."""

@@ -42,6 +42,7 @@ HISTORY = "tests/litmus/test_history.py::test_all_has_an_explanation"
 
 REVOCATION = f"{CONFORMANCE}/test_revocation.py"
 REVOCATION_FAULTS = "tests/faults/test_revocation.py"
+ATTACK = "tests/faults/test_revocation_attack.py"
 ASLEEP = "tests/faults/test_revocation_asleep.py"
 ORIGINS = f"{CONFORMANCE}/test_origins.py"
 
@@ -467,6 +468,7 @@ BUGS = [
         "what hides in an object that is mapped nowhere survives a revocation",
         (),
         Node(f"{REVOCATION}::test_row_92_unmapped_hoard"),
+        (Node(ATTACK),),
         modules=(
             (
                 "capshm/broker/passes.py",
@@ -484,6 +486,7 @@ BUGS = [
         "what hides in an object whose only descriptor lies in a socket survives a revocation",
         (),
         Node(f"{REVOCATION}::test_J5_closed_hoard_in_flight"),
+        (Node(ATTACK),),
         modules=(
             (
                 "capshm/broker/passes.py",
