@@ -605,17 +605,17 @@ def test_J5_closed_hoard_in_flight() -> None:
     """J5: an object whose only descriptor lies in a socket's queue is swept."""
     arena = anonymous()
     value, kept = as_freed(arena), as_freed(arena + 16)
-    descriptor = new_object()
-    hoard = shared(descriptor)
-    hoard.store_capabilities(0, [value, kept])
-    bsd.munmap(hoard, PAGE)
     asked = Event()
 
     def receive_and_return(end: socket.socket) -> None:
         asked.wait()
         send_descriptor(end, receive_descriptor(end))
 
-    with receiver(receive_and_return) as end:
+    with receiver(receive_and_return) as end:  # which has no descriptor of what is made after it
+        descriptor = new_object()
+        hoard = shared(descriptor)
+        hoard.store_capabilities(0, [value, kept])
+        bsd.munmap(hoard, PAGE)
         send_descriptor(end, descriptor)
         os.close(descriptor)
         revoke_painted(arena, value)
