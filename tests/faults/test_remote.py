@@ -88,6 +88,34 @@ def test_whatever_the_target_does(life: str) -> None:
         assert guest.pid in {each.pid for each in machine.processes()}
 
 
+@pytest.mark.slow
+@isolated()
+def test_capabilities_are_mapped_there() -> None:
+    """A VMO that is made to share them arrives with its tags: the process stores one, and others load it."""
+    with Machine(stop_timeout=PATIENT):
+        is_mapped, is_stored = Event(), Event()
+
+        def store() -> None:
+            is_mapped.wait()
+            root = zx.vmar_root_self()
+            maps = zx.object_get_info(root, zx.INFO_VMAR_MAPS)
+            assert isinstance(maps, list)
+            [address] = [each.base for each in maps if each.mmu_flags & zx.VM_PERM_CAP]
+            memory = zx.vmar_capability(root, address, PAGE)
+            memory.store_capability(0, memory)
+            is_stored.set()
+
+        with Guest(store) as guest:
+            shared = zx.vmo_create(PAGE, zx.VMO_SHARE_CAP)
+            zx.vmar_map(guest.place.vmar, RW | zx.VM_PERM_CAP, 0, shared, 0, PAGE)
+            is_mapped.set()
+            is_stored.wait()
+            assert guest.child.wait() == 0
+            root = zx.vmar_root_self()
+            mine = zx.vmar_map(root, RW | zx.VM_PERM_CAP, 0, shared, 0, PAGE)
+            assert zx.vmar_capability(root, mine, PAGE).load_capability(0).tag
+
+
 def _fight(own: Place, other: Place, machine: Machine, seed: int, refused_once: Event) -> list[str]:
     """Protect the other's pages and one's own, and fork; each child finds that tree and Linux agree.
 

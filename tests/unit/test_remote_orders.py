@@ -14,7 +14,7 @@ from capshm.model.rules import ZxRefusal
 def test_layout() -> None:
     """Each order is what the core carries out; the packet is as long as it must be."""
     orders: list[Order] = [
-        ["map", 0x5000, 0x2000, "rw", 0x1000, 7],
+        ["map", 0x5000, 0x2000, "rwRW", 0x1000, 7, "rwR", True, 0, 2, -1],
         ["protect", 0x8000, 0x1000, "r", "rw"],
         ["unmap", 0x9000, 0x3000],
     ]
@@ -28,7 +28,10 @@ def test_layout() -> None:
         (lib.REMOTE_UNMAP, 0x9000, 0x3000),
     ]
     mapped, protected = made.orders[0], made.orders[1]
-    assert (mapped.permissions, mapped.offset, mapped.object) == (lib.PAGE_READ | lib.PAGE_WRITE, 0x1000, 7)
+    all_four = lib.PAGE_READ | lib.PAGE_WRITE | lib.PAGE_LOAD_CAP | lib.PAGE_STORE_CAP
+    assert (mapped.permissions, mapped.offset, mapped.object) == (all_four, 0x1000, 7)
+    assert (mapped.data, mapped.tags, mapped.clear) == (0, 2, -1)
+    assert (mapped.is_kept_at_fork, mapped.is_tags_writable, mapped.is_clear_writable) == (True, False, True)
     assert (protected.permissions, protected.permissions_before) == (lib.PAGE_READ, lib.PAGE_READ | lib.PAGE_WRITE)
     assert len(packet) == ffi.offsetof("struct remote_orders", "orders") + 3 * ffi.sizeof("struct remote_order")
     assert len(NOTHING) == ffi.offsetof("struct remote_orders", "orders")
@@ -59,10 +62,11 @@ def test_timers() -> None:
     def fail() -> None:
         raise ValueError("no")
 
-    loop.after(0.02, loop.stop)
-    loop.after(0.01, lambda: called.append("second"))
+    loop.after(3600.0, lambda: called.append("never"))
     loop.after(0.0, lambda: called.append("first"))
     loop.after(0.0, fail)
+    loop.after(0.0, lambda: called.append("second"))
+    loop.after(0.0, loop.stop)
     loop.add(read, lambda: called.append(os.read(read, 1)))
     os.write(write, b"x")
     loop.run(lambda: None)

@@ -7,6 +7,7 @@ import pytest
 from capshm import Capability, Machine, PageViolation, Refused, StoreTagViolation
 from capshm import cheribsd as bsd
 from capshm import zircon as zx
+from tests.conformance.cheribsd.revocation import as_freed, revoke, revoke_painted, shadow_of
 from tests.conformance.cheribsd.support import PADDED, RWC, UNREPRESENTABLE
 from tests.conformance.cheribsd.support import RW as PROT_RW
 from tests.conformance.zircon.support import CAN_CAP, PAGE, RC, RW, R, emulated, refused
@@ -89,6 +90,41 @@ def test_unmapped_from_above(machine: Machine, length: int) -> None:
     base = zx.object_get_info(root, zx.INFO_VMAR)
     assert isinstance(base, zx.VmarInfo)
     assert zx.vmar_map(root, RW | zx.VM_SPECIFIC, area.base - base.base, vmo, 0, PAGE) == area.base
+
+
+@emulated()
+def test_unmapped_from_above_it_waits_for_revocation(machine: Machine) -> None:
+    """Row C12: where a process revokes, what its root's handle unmaps of mmap is not used again before an epoch."""
+    root, area = zx.vmar_root_self(), mapped(PRIVATE)
+    shadow_of(area)
+    whole = zx.object_get_info(root, zx.INFO_VMAR)
+    assert isinstance(whole, zx.VmarInfo)
+    zx.vmar_unmap(root, area.base, area.length)
+    assert [each.is_quarantined for each in machine.mappings(os.getpid())] == [True]
+    vmo = zx.vmo_create(PAGE)
+    with refused("1.1/15", zx.ERR_ALREADY_EXISTS):
+        zx.vmar_map(root, RW | zx.VM_SPECIFIC, area.base - whole.base, vmo, 0, PAGE)
+    zx.vmar_unmap(root, area.base, area.length)
+    assert area.tag
+    revoke()
+    assert not area.tag
+    assert machine.mappings(os.getpid()) == []
+    assert zx.vmar_map(root, RW | zx.VM_SPECIFIC, area.base - whole.base, vmo, 0, PAGE) == area.base
+
+
+@emulated()
+def test_a_pass_reaches_vmos(machine: Machine) -> None:
+    """Row J1: what hides in a VMO that is mapped nowhere is revoked, and what was not painted stays."""
+    root = zx.vmar_root_self()
+    vmo = zx.vmo_create(PAGE, zx.VMO_CAP)
+    area = mapped(PRIVATE)
+    freed, kept = as_freed(area), as_freed(area + PAGE)
+    address = zx.vmar_map(root, RW | zx.VM_PERM_CAP, 0, vmo, 0, PAGE)
+    zx.vmar_capability(root, address, PAGE).store_capabilities(0, [freed, kept])
+    zx.vmar_unmap(root, address, PAGE)
+    revoke_painted(area, freed)
+    address = zx.vmar_map(root, RW | zx.VM_PERM_CAP, 0, vmo, 0, PAGE)
+    assert [each.tag for each in zx.vmar_capability(root, address, PAGE).load_capabilities(0, 2)] == [False, True]
 
 
 @emulated()
