@@ -47,22 +47,26 @@ def expected_areas(process: Process) -> Iterator[Area]:
     for entry in process.space.entries.values():
         if end < entry.start:
             yield Area(end, entry.start, frozenset())
-        if entry.is_shared or entry.object is None:
-            yield Area(entry.start, entry.end, _flags(entry, is_copy_pending=False))
+        pages = range(entry.start, entry.end, PAGE)
+        if entry.is_shared:
+            for page in pages:
+                yield Area(page, page + PAGE, _flags(entry, is_lowered=page in process.lowered))
+        elif entry.object is None:
+            yield Area(entry.start, entry.end, _flags(entry))
         else:
-            for page in range(entry.start, entry.end, PAGE):
+            for page in pages:
                 yield Area(page, page + PAGE, _flags(entry, is_copy_pending=page not in process.private))
         end = entry.end
     yield Area(end, _ARENA_END, frozenset())
 
 
-def _flags(entry: Entry, *, is_copy_pending: bool) -> frozenset[str]:
+def _flags(entry: Entry, *, is_copy_pending: bool = False, is_lowered: bool = False) -> frozenset[str]:
     flags = {
         "rd": Rights.READ in entry.current,
         "wr": Rights.WRITE in entry.current and not is_copy_pending,
         "ex": Rights.EXECUTE in entry.current,
         "ms": entry.is_shared,
-        "mw": entry.is_shared and Rights.WRITE in entry.maximum,
+        "mw": entry.is_shared and (Rights.WRITE in entry.maximum or is_lowered),
     }
     return frozenset(flag for flag, is_set in flags.items() if is_set)
 

@@ -104,13 +104,18 @@ class Held(NamedTuple):
 
 @dataclass(eq=False)
 class Process:
-    """A process. private: pages that are its own, by address; a page that is not there was never written."""
+    """A process. private: pages that are its own, by address; a page that is not there was never written.
+
+    lowered: pages whose maximum has lost WRITE since they were mapped, which Linux does not know: it goes by the
+    descriptor.
+    """
 
     name: str
     space: AddressSpace
     held: dict[str, Held] = field(default_factory=dict)
     descriptors: dict[str, Open] = field(default_factory=dict)
     private: dict[int, Frame] = field(default_factory=dict)
+    lowered: set[int] = field(default_factory=set)
 
     def entry_at(self, address: int) -> Entry | None:
         """The mapping at an address."""
@@ -148,7 +153,7 @@ class ReferenceMachine:
     def fork(self, process: Process, name: str) -> Process:
         """A child: rows F1, F2, F8 to F10, and copies of shared memory (INHERIT_COPY)."""
         plan = plan_fork(process.space, self.policy, Knobs(), self._new_serial())
-        child = Process(name, plan.space, dict(process.held), dict(process.descriptors))
+        child = Process(name, plan.space, dict(process.held), dict(process.descriptors), lowered=set(process.lowered))
         for entry in process.space.entries.values():
             if entry.inherit in (INHERIT_NONE, INHERIT_ZERO):
                 continue
@@ -224,10 +229,16 @@ class ReferenceMachine:
     def _forget(self, process: Process, start: int, end: int) -> None:
         for page in [page for page in process.private if start <= page < end]:
             del process.private[page]
+        process.lowered.difference_update(range(start, end, PAGE))
 
     def protect(self, process: Process, address: Address, length: int, prot: int) -> None:
         """mprotect."""
-        commit_protect(process.space, plan_protect(process.space, address, length, prot))
+        planned = plan_protect(process.space, address, length, prot)
+        for new in planned:
+            for old in process.space.within(new.start, new.end):
+                if old.is_shared and Rights.WRITE in old.maximum and Rights.WRITE not in new.maximum:
+                    process.lowered.update(pages(old))
+        commit_protect(process.space, planned)
 
     def inherit(self, process: Process, address: Address, length: int, inherit: int) -> None:
         """minherit."""

@@ -166,8 +166,8 @@ class World:
             **dict.fromkeys(
                 ["lines", "found", "cleared", "base", "top", "start", "end", "object_type", "is_valid"], number
             ),
-            **dict.fromkeys(["authority", "destination", "capability", "value"], capability),
-            **dict.fromkeys(["writable", "new_epoch"], st.booleans()),
+            **dict.fromkeys(["authority", "destination", "capability", "value", "held"], capability),
+            **dict.fromkeys(["writable", "new_epoch", "is_of_all"], st.booleans()),
             **dict.fromkeys(["timeout", "lock_timeout"], st.floats(0, 10)),
             **dict.fromkeys(["message", "code", "signal", "rule"], st.text(max_size=5)),
             "values": lists | lists.map(tuple) | array,
@@ -175,6 +175,7 @@ class World:
             "other": capability | permissions | array,
             "data": st.binary(max_size=64) | st.binary(max_size=64).map(bytearray),
             "memo": st.just({}),
+            "call": st.just(bool),
             "fd": st.none() | st.just(self.segment.fd),
             "isa": st.sampled_from([None, "v9"]),  # the other one needs all segments closed
             "permissions": st.text("rwRWx", max_size=5),
@@ -321,6 +322,9 @@ NOT_FOR_RANDOM_NUMBERS = {
     "capshm_release": "gives away registers that others hold",
     "capshm_set_lock_timeout": "may be centuries",
     **dict.fromkeys(["capshm_stamp_at", "sweep_by_origin"], "look at memory that only a broker writes"),
+    "capshm_populate": "maps memory that the caller has just mapped",
+    **dict.fromkeys(["capshm_remote_hold", "capshm_remote_release"], "belong around a request, in pairs"),
+    "capshm_remote_take": "takes a packet, whose length recvmsg has said",
 }
 BUFFER = 1 << 16  # bytes
 BOUNDED = {
