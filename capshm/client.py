@@ -23,11 +23,12 @@ from collections import namedtuple
 from capshm import _status, connection, errors, process
 from capshm._native import ffi, layout, lib
 from capshm.connection import Connection
+from capshm.pages import page_permissions
 from capshm.process import request_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from typing import NamedTuple, TypeVar
 
     from capshm.connection import Answer, Argument
@@ -324,23 +325,6 @@ def leave() -> None:
             client.tell_left()
     finally:
         detach()
-
-
-_LETTERS = {
-    "r": lib.PAGE_READ,
-    "w": lib.PAGE_WRITE,
-    "x": lib.PAGE_EXECUTE,
-    "R": lib.PAGE_LOAD_CAP,
-    "W": lib.PAGE_STORE_CAP,
-}
-
-
-def page_permissions(letters: Iterable[str]) -> int:
-    """Procstat's letters as the core has them."""
-    permissions = 0
-    for letter in letters:
-        permissions |= _LETTERS[letter]
-    return permissions
 
 
 def check(status: int, what: str) -> None:

@@ -7,8 +7,8 @@ from typing import TypeAlias, cast
 
 from capshm._native import ffi, lib
 from capshm.broker.messages import Answer, Value
-from capshm.client import page_permissions
 from capshm.model.rules import ZxRefusal
+from capshm.pages import page_permissions
 
 Order: TypeAlias = Sequence[Value]
 """As in zircon_messages."""

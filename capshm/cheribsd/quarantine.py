@@ -138,7 +138,7 @@ def malloc_revoke_quarantine_force_flush() -> None:
     if not malloc_revoke_enabled():
         raise errors.Refused(
             f"process {os.getpid()}: malloc_revoke_quarantine_force_flush: what this process frees is not quarantined; "
-            "needed: a machine that can revoke, which none can in this version",
+            "needed: a machine that can revoke, and a quarantine that nobody has switched off",
             errno=errno.ENOTSUP,
             rule="cheribsd:MAN",
         )

@@ -22,8 +22,9 @@ from capshm import client, errors
 from capshm._native import lib
 from capshm.capability import over
 from capshm.cheribsd._arguments import word
-from capshm.client import map_object, page_permissions
+from capshm.client import map_object
 from capshm.model.zircon_constants import ERR_NO_MEMORY
+from capshm.pages import page_permissions
 from capshm.zircon.handles import made, number
 
 TYPE_CHECKING = False

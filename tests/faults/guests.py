@@ -101,7 +101,8 @@ def agreed(machine: Machine, pid: int, address: int, pages: int = PAGES) -> list
     areas = kernel_areas(pid)
     found = []
     for place in range(address, address + pages * PAGE, PAGE):
-        [flags] = [area.flags & set(_FLAGS.values()) for area in areas if area.start <= place < area.end]
+        # A gap may stand in smaps twice: it is read in parts, and what the process unmaps meanwhile joins a gap.
+        [flags] = {area.flags & set(_FLAGS.values()) for area in areas if area.start <= place < area.end}
         letters = [each.current for each in mappings if each.start <= place < each.end]
         assert flags == {_FLAGS[letter] for each in letters for letter in each}, f"process {pid}, {place:#x}: {letters}"
         found.append(letters[0] if letters else "-")

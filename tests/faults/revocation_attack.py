@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from capshm import Capability, CapshmError, Machine
+from capshm import Capability, Machine
 from capshm import cheribsd as bsd
 from capshm.testing import History, Kind, Operation
 from tests.conformance.cheribsd.revocation import as_freed, revoke, shadow_of
@@ -28,15 +28,6 @@ KEPT = 3  # values that an attacker keeps
 ATTACKERS = 2
 LONG = 100.0  # seconds; no pass runs into it
 MOST = 1 << 12  # granules of an attacker's arena
-
-
-def is_offered(**settings: str) -> bool:
-    """Whether this version has such a machine."""
-    try:
-        Machine(**settings)  # type: ignore[arg-type]
-    except CapshmError:
-        return False
-    return True
 
 
 @dataclass

@@ -20,7 +20,7 @@ PAGE = 4096
 RW = bsd.PROT_READ | bsd.PROT_WRITE
 OPERATIONS = ["store", "load", "fill", "copy"]
 
-_SEIZE, _PR_SET_PTRACER_ANY = 0x4206, -1
+_SEIZE = 0x4206
 
 
 def anonymous(length: int = PAGE) -> Capability:

@@ -1,7 +1,11 @@
 """What importing the package brings into a process: every emulated process pays for it, and may fork afterwards."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import capshm
 
@@ -56,3 +60,27 @@ def test_a_program_that_attaches_imports_little() -> None:
             modules = program.communicate()[0].decode().split()
     assert "capshm.client" in modules
     assert set(DEAR.split()) & set(modules) == set()
+
+
+OUT_OF_REACH = {
+    "model": {"broker", "client", "connection", "process", "cheribsd", "zircon", "machine", "_native"},
+    "broker": {"client", "process", "cheribsd", "zircon", "machine"},
+    "revokers": {"broker", "client", "cheribsd", "zircon", "machine"},
+}
+"""What no file of a room imports: the model knows nobody, and the broker not those that it serves."""
+
+
+@pytest.mark.parametrize("room", OUT_OF_REACH)
+def test_imports_point_one_way(room: str) -> None:
+    """The rules can be read without the broker, and the broker without what its clients run."""
+    for path in sorted(Path(capshm.__file__).with_name(room).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom):
+                base = node.module or ""
+                names = [base, *(f"{base}.{each.name}" for each in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [each.name for each in node.names]
+            else:
+                continue
+            rooms = {name.split(".")[1] for name in names if name.startswith("capshm.")}
+            assert rooms.isdisjoint(OUT_OF_REACH[room]), f"{path.name} imports {names}"
