@@ -6,6 +6,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -269,6 +270,21 @@ def test_a_created_process_ends_with_its_last_handle() -> None:
         wait_for_end(pid)
         with pytest.raises(ValueError, match="at most 31 characters"):
             zx.process_create("x" * 32)
+
+
+@pytest.mark.slow
+@isolated()
+def test_created_processes_of_a_program_that_ignores_its_children() -> None:
+    """The broker waits for them all the same: nothing is written, and the next one is made."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with Machine() as machine:
+        status = Path(f"/proc/{machine.broker_pid}/status").read_text()
+        [ignored] = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn")]
+        assert not ignored >> (signal.SIGCHLD - 1) & 1
+        for _ in range(2):
+            process, _ = zx.process_create("loader")
+            process.close()
+            wait_for_end(process.pid)
 
 
 @pytest.mark.slow
