@@ -4,15 +4,17 @@ import os
 import random
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from capshm import Machine
+from capshm import Machine, client
 from capshm import cheribsd as bsd
 from capshm import zircon as zx
+from capshm._native import ffi
 from capshm.model.constants import ARENA_START
 from tests.faults.guests import PAGE, PAGES, RW, Guest, Place, R, agreed, check_here, refused, striped, wait_for_ever
 from tests.faults.isolation import isolated
@@ -270,6 +272,35 @@ def test_a_created_process_ends_with_its_last_handle() -> None:
         wait_for_end(pid)
         with pytest.raises(ValueError, match="at most 31 characters"):
             zx.process_create("x" * 32)
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_report_of_no_error_that_linux_has() -> None:
+    """It is no report: the caller is told that there is none, and its target goes on."""
+
+    def lie() -> None:
+        link = client.current()._connection
+        assert link is not None
+        assert link._socket is not None
+        orders = b""
+        while len(orders) <= ffi.offsetof("struct remote_orders", "orders"):  # the call may not have come yet
+            link._socket.send(b'{"do":"remote_next","n":0}')
+            orders = link._socket.recv(1 << 16)
+        number = int.from_bytes(orders[8:16], sys.byteorder)
+        link._socket.send(b'{"do":"remote_done","n":0,"number":%d,"done":0,"errno":4294967295}' % number)
+        wait_for_ever()
+
+    def body() -> None:
+        is_called.wait()
+        lie()
+
+    is_called = Event()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGURG])  # in the child as well, which asks by itself
+    with Machine(stop_timeout=2.0), Guest(body) as guest:
+        is_called.set()
+        with refused(zx.ERR_UNAVAILABLE, "vmar:REMOTE/1", "vmar:REMOTE/2"):
+            guest.protect(R)
 
 
 @pytest.mark.slow
