@@ -276,6 +276,22 @@ def test_a_created_process_ends_with_its_last_handle() -> None:
 
 @pytest.mark.slow
 @isolated()
+def test_a_target_that_creates_processes() -> None:
+    """It waits for the new one to attach, which takes longer than callers do, and does what they want meanwhile."""
+
+    def create() -> None:
+        while True:
+            zx.process_create("one more")[0].close()
+
+    with Machine(stop_timeout=0.1) as machine, Guest(create) as guest:
+        for _ in range(100):
+            guest.protect(RW)
+            guest.protect(R)
+        assert agreed(machine, guest.pid, guest.place.address) == ["r"] * PAGES
+
+
+@pytest.mark.slow
+@isolated()
 def test_a_report_of_no_error_that_linux_has() -> None:
     """It is no report: the caller is told that there is none, and its target goes on."""
 
