@@ -351,6 +351,21 @@ def test_a_handler_of_the_programs_own() -> None:
 
 @pytest.mark.slow
 @isolated()
+def test_a_handler_from_between_two_machines() -> None:
+    """A program leaves a machine, handles SIGURG by itself, and enters another: its own is called, and calls arrive."""
+    with Machine():
+        pass
+    calls: list[int] = []
+    signal.signal(signal.SIGURG, lambda number, frame: calls.append(number))
+    with Machine(stop_timeout=2.0) as machine, Guest(compute) as guest:
+        guest.protect(R)
+        assert agreed(machine, guest.pid, guest.place.address) == ["r"] * PAGES
+        os.kill(os.getpid(), signal.SIGURG)
+        assert calls == [signal.SIGURG]
+
+
+@pytest.mark.slow
+@isolated()
 def test_what_linux_refuses_there() -> None:
     """A target without room for the VMO's descriptor: the caller is told, and tree and Linux are as before."""
     limited = Event()
