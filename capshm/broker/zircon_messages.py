@@ -36,7 +36,7 @@ class VmarRootSelf(Message, frozen=True, tag="vmar_root_self"):
 class ProcessCreate(Message, frozen=True, tag="process_create"):
     """process_create."""
 
-    name: Annotated[str, msgspec.Meta(max_length=31)]
+    name: Annotated[str, msgspec.Meta(max_length=31, pattern=r"\A[^\0]*\Z")]
 
 
 class ProcessSelf(Message, frozen=True, tag="process_self"):
