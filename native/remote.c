@@ -16,6 +16,7 @@ enum { NUMBER_DIGITS = 20, REPORT_SIZE = 160 };
 static const char NEXT[] = "{\"do\":\"remote_next\",\"n\":0}";
 
 static struct sigaction previous_urg;
+static _Thread_local volatile bool is_calling_previous __attribute__((tls_model("initial-exec")));
 static _Atomic bool is_turn_taken;
 static uint32_t turn_depth; /* of whoever has the request lock */
 static _Atomic bool is_wanted;
@@ -225,20 +226,26 @@ static void handle_wish(int signal_number, siginfo_t *info, void *context) {
         atomic_store(&is_wanted, true);
         remote_look();
     }
+    if (is_calling_previous)
+        return; /* which was put in front of this handler, and calls it in turn */
+    is_calling_previous = true;
     if (previous_urg.sa_flags & SA_SIGINFO)
         previous_urg.sa_sigaction(signal_number, info, context);
     else if (previous_urg.sa_handler != SIG_DFL && previous_urg.sa_handler != SIG_IGN)
         previous_urg.sa_handler(signal_number);
+    is_calling_previous = false;
 }
 
 bool remote_install_handler(void) {
-    static bool is_installed;
-    if (is_installed)
-        return true;
     struct sigaction action = {.sa_sigaction = handle_wish, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
+    struct sigaction present;
+    if (sigaction(SIGURG, NULL, &present) != 0)
+        return false;
+    if ((present.sa_flags & SA_SIGINFO) && present.sa_sigaction == handle_wish)
+        return true;
+    previous_urg = present;
     sigemptyset(&action.sa_mask);
-    is_installed = sigaction(SIGURG, &action, &previous_urg) == 0;
-    return is_installed;
+    return sigaction(SIGURG, &action, NULL) == 0;
 }
 
 void capshm_remote_hold(void) {

@@ -53,6 +53,7 @@ def make_server(start: Start) -> Server:
 def main() -> None:
     """Serve one machine."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's interrupt is for the program; the broker ends with it
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where the program ignores it there would be no child to wait for
     start = msgspec.json.decode(sys.argv[1], type=Start)
     try:
         server = make_server(start)

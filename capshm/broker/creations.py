@@ -55,6 +55,10 @@ class Creations:
         self._by_pid[pid] = creation
         self._loop.add(creation.pidfd, lambda: self._has_ended(creation))
 
+    def is_awaited_by(self, vmspace: int) -> bool:
+        """Whether the process with this address space waits for one to attach."""
+        return any(each.member.serial == vmspace and not each.has_come for each in self._by_pid.values())
+
     def has_come(self, process: Process | None) -> None:
         """A process has attached, and been told so: perhaps one that somebody waits for."""
         creation = None if process is None else self._by_pid.get(process.pid)

@@ -93,7 +93,7 @@ def channel_write(state: State, member: Member, request: m.ChannelWrite, descrip
     else:
         try:
             data = binascii.a2b_base64(request.data)
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error is one, and what is no ASCII another
             raise CapshmError(f"the data of a message is no base64: {error}") from None
     entries = [channels.Disposition(*entry) for entry in request.entries]
     channels.write(state.kernel.table(member.serial), request.channel, data, entries)

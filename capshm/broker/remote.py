@@ -88,7 +88,10 @@ class Target:
 
 
 class Remote:
-    """All of one machine's. patience: seconds that a call waits for its target; answer: takes a postponed request."""
+    """All of one machine's. patience: seconds that a call waits for its target; answer: takes a postponed request.
+
+    is_waiting: whether the process with this address space waits for another answer that takes its time.
+    """
 
     def __init__(
         self,
@@ -98,6 +101,7 @@ class Remote:
         loop: Loop,
         patience: float,
         answer: Callable[[Connection, messages.Request, Packet], Reply | None],
+        is_waiting: Callable[[int], bool],
     ) -> None:
         self._service = service
         self._exchange = exchange
@@ -105,6 +109,7 @@ class Remote:
         self._loop = loop
         self._patience = patience
         self._answer = answer
+        self._is_waiting = is_waiting
         self._targets: dict[int, Target] = {}
 
     # The caller
@@ -115,12 +120,16 @@ class Remote:
         target = self._targets.setdefault(serial, Target(serial))
         call = Call(caller, member, caller.connection, request, time.monotonic() + self._patience)
         target.waiting.append(call)
-        own = self._targets.get(member.serial)
-        if own is not None:
-            self._give(own)  # the caller waits here from now on, and does what others want of it
+        self.stays(member.serial)
         if self._is_here(target):
             self._give(target)
         self._remind(target, call)
+
+    def stays(self, serial: int) -> None:
+        """The process with this address space waits here from now on, and does what others want of it."""
+        own = self._targets.get(serial)
+        if own is not None:
+            self._give(own)
 
     def _remind(self, target: Target, call: Call) -> None:
         """Signal the target once more, or tell the caller that its patience is over."""
@@ -184,10 +193,14 @@ class Remote:
 
     def _is_here(self, target: Target) -> bool:
         """Whether the process waits for an answer, and so reads its connection."""
-        return bool(target.postponed) or any(
-            call.member.serial == target.serial and not call.is_answered
-            for each in self._targets.values()
-            for call in each.calls()
+        return (
+            bool(target.postponed)
+            or self._is_waiting(target.serial)
+            or any(
+                call.member.serial == target.serial and not call.is_answered
+                for each in self._targets.values()
+                for call in each.calls()
+            )
         )
 
     def _give(self, target: Target) -> bool:

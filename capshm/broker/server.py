@@ -49,8 +49,16 @@ class Server:
         self._exchange = Exchange(listener, self._loop, audit, self._answer, self._cut_off)
         self._processes = Processes(service, self._exchange, self._loop, self._creator, self._loop.stop, self._gone)
         settings = service.settings
-        self._remote = Remote(service, self._exchange, self._processes, self._loop, settings.stop_timeout, self._answer)
         self._creations = Creations(settings.name, service, self._exchange, self._processes, self._loop)
+        self._remote = Remote(
+            service,
+            self._exchange,
+            self._processes,
+            self._loop,
+            settings.stop_timeout,
+            self._answer,
+            self._creations.is_awaited_by,
+        )
         self._loop.add(self._creator_pidfd, self._creator_has_ended)
         self._loop.add(segments.watches.fd, self._objects_ended)
         self._loop.add(service.wakeup, service.close_queued)
@@ -95,6 +103,7 @@ class Server:
             return None
         if isinstance(request, zircon_messages.ProcessCreate):
             self._creations.create(process.member, connection, request)
+            self._remote.stays(process.vmspace)
             return None
         if isinstance(request, messages.Fork):
             return self._processes.fork(process, process.member, request, packet)

@@ -17,6 +17,7 @@ from capshm.broker.message import Message, Word
 
 Options: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 Rights: TypeAlias = Options
+_LAST_ERRNO = 4095  # the kernel's MAX_ERRNO
 Entry: TypeAlias = tuple[int, int, int, int]
 """operation, handle, type, rights"""
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=64 << 10)]
@@ -35,7 +36,7 @@ class VmarRootSelf(Message, frozen=True, tag="vmar_root_self"):
 class ProcessCreate(Message, frozen=True, tag="process_create"):
     """process_create."""
 
-    name: Annotated[str, msgspec.Meta(max_length=31)]
+    name: Annotated[str, msgspec.Meta(max_length=31, pattern=r"\A[^\0]*\Z")]
 
 
 class ProcessSelf(Message, frozen=True, tag="process_self"):
@@ -117,7 +118,7 @@ class RemoteDone(Message, frozen=True, tag="remote_done"):
 
     number: Word
     done: Options
-    errno: Options
+    errno: Annotated[int, msgspec.Meta(ge=0, le=_LAST_ERRNO)]
 
 
 class Touch(Message, frozen=True, tag="touch"):

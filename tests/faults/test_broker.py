@@ -98,6 +98,20 @@ def test_bad_packets() -> None:
             os.sched_yield()
 
 
+@isolated()
+def test_text_that_is_none() -> None:
+    """A message's data that is no ASCII, a process's name with NUL: an answer says so, and the connection stays."""
+    requests = (
+        {"do": "channel_write", "channel": 0, "data": "\u00e9", "entries": []},
+        {"do": "process_create", "name": "a\0b"},
+    )
+    with capshm.Machine():
+        for request in requests:
+            _send(_mine(), json.dumps({**request, "n": 5}).encode())
+            assert isinstance(_answer(_mine())["error"], dict)
+        _works()
+
+
 @pytest.mark.slow
 @isolated()
 def test_descriptors_in_surplus() -> None:

@@ -4,14 +4,17 @@ import os
 import random
 import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from capshm import Machine
+from capshm import Machine, client
 from capshm import cheribsd as bsd
 from capshm import zircon as zx
+from capshm._native import ffi
 from capshm.model.constants import ARENA_START
 from tests.faults.guests import PAGE, PAGES, RW, Guest, Place, R, agreed, check_here, refused, striped, wait_for_ever
 from tests.faults.isolation import isolated
@@ -273,6 +276,66 @@ def test_a_created_process_ends_with_its_last_handle() -> None:
 
 @pytest.mark.slow
 @isolated()
+def test_a_target_that_creates_processes() -> None:
+    """It waits for the new one to attach, which takes longer than callers do, and does what they want meanwhile."""
+
+    def create() -> None:
+        while True:
+            zx.process_create("one more")[0].close()
+
+    with Machine(stop_timeout=0.1) as machine, Guest(create) as guest:
+        for _ in range(100):
+            guest.protect(RW)
+            guest.protect(R)
+        assert agreed(machine, guest.pid, guest.place.address) == ["r"] * PAGES
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_report_of_no_error_that_linux_has() -> None:
+    """It is no report: the caller is told that there is none, and its target goes on."""
+
+    def lie() -> None:
+        link = client.current()._connection
+        assert link is not None
+        assert link._socket is not None
+        orders = b""
+        while len(orders) <= ffi.offsetof("struct remote_orders", "orders"):  # the call may not have come yet
+            link._socket.send(b'{"do":"remote_next","n":0}')
+            orders = link._socket.recv(1 << 16)
+        number = int.from_bytes(orders[8:16], sys.byteorder)
+        link._socket.send(b'{"do":"remote_done","n":0,"number":%d,"done":0,"errno":4294967295}' % number)
+        wait_for_ever()
+
+    def body() -> None:
+        is_called.wait()
+        lie()
+
+    is_called = Event()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGURG])  # in the child as well, which asks by itself
+    with Machine(stop_timeout=2.0), Guest(body) as guest:
+        is_called.set()
+        with refused(zx.ERR_UNAVAILABLE, "vmar:REMOTE/1", "vmar:REMOTE/2"):
+            guest.protect(R)
+
+
+@pytest.mark.slow
+@isolated()
+def test_created_processes_of_a_program_that_ignores_its_children() -> None:
+    """The broker waits for them all the same: nothing is written, and the next one is made."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with Machine() as machine:
+        status = Path(f"/proc/{machine.broker_pid}/status").read_text()
+        [ignored] = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn")]
+        assert not ignored >> (signal.SIGCHLD - 1) & 1
+        for _ in range(2):
+            process, _ = zx.process_create("loader")
+            process.close()
+            wait_for_end(process.pid)
+
+
+@pytest.mark.slow
+@isolated()
 def test_a_handler_of_the_programs_own() -> None:
     """One that was there before the machine is still called, for calls of others as well."""
     calls: list[int] = []
@@ -284,6 +347,21 @@ def test_a_handler_of_the_programs_own() -> None:
         with Child(lambda: zx.vmar_protect(root, R, address, PAGES * PAGE)) as child:
             assert child.wait() == 0
         assert agreed(machine, os.getpid(), address) == ["r"] * PAGES
+
+
+@pytest.mark.slow
+@isolated()
+def test_a_handler_from_between_two_machines() -> None:
+    """A program leaves a machine, handles SIGURG by itself, and enters another: its own is called, and calls arrive."""
+    with Machine():
+        pass
+    calls: list[int] = []
+    signal.signal(signal.SIGURG, lambda number, frame: calls.append(number))
+    with Machine(stop_timeout=2.0) as machine, Guest(compute) as guest:
+        guest.protect(R)
+        assert agreed(machine, guest.pid, guest.place.address) == ["r"] * PAGES
+        os.kill(os.getpid(), signal.SIGURG)
+        assert calls == [signal.SIGURG]
 
 
 @pytest.mark.slow
