@@ -115,6 +115,9 @@ def test_what_a_machine_shows_of_itself() -> None:
             (child.pid, os.getpid()),
         }
         assert {each["pid"]: each["capability_mappings"] for each in listed} == {os.getpid(): 2, child.pid: 1}
+        shown = run("ps", machine=name).stdout.splitlines()
+        assert shown[0].split()[3:9] == ["STATE", "QUAR", "RSTATE", "EPOCH", "MAPS", "CAPMAPS"]
+        assert [line.split()[3:7] for line in shown[1:]] == [["running", "no", "none", "0"]] * 2
         for pid in (os.getpid(), child.pid):
             assert read("vm", str(pid), machine=name)["mappings"] == [each._asdict() for each in machine.mappings(pid)]
         held = [each["holders"] for each in read("caps", machine=name)["objects"]]
