@@ -227,7 +227,7 @@ def _move_into_object(row: list[object], descriptors: list[int]) -> None:
 
 def mincore(addr: Address, length: SupportsIndex) -> list[int]:
     """A flag word for each page: MINCORE_INCORE where the page is in memory, MINCORE_CAPSTORE where capabilities were
-    stored through this process's mapping, until two revocations in a row have found none (cheribsd:2.4).
+    stored through this process's mapping, until two revocations in a row have found none.
 
     Refused with ENOMEM where nothing is mapped.
     """

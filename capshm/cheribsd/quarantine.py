@@ -138,7 +138,8 @@ def malloc_revoke_quarantine_force_flush() -> None:
     if not malloc_revoke_enabled():
         raise errors.Refused(
             f"process {os.getpid()}: malloc_revoke_quarantine_force_flush: what this process frees is not quarantined; "
-            "needed: a machine that can revoke, and a quarantine that nobody has switched off",
+            "needed: a machine whose revoker revokes, and quarantine that neither procctl, program_note nor the "
+            "environment has switched off",
             errno=errno.ENOTSUP,
             rule="cheribsd:MAN",
         )

@@ -41,7 +41,7 @@ _LINES_IN_PAGE = lib.PAGE_BYTES // lib.LINE_DATA_SIZE
 
 
 class Statistics(NamedTuple):
-    """What passes have met since CHERI_REVOKE_TAKE_STATS was given last (cheribsd:2.8).
+    """What passes have met since CHERI_REVOKE_TAKE_STATS was given last.
 
     page_scan_cycles: nanoseconds in which this process swept its own. pages_scan_rw: private pages, and pages of
     objects with tag lines; pages_scan_ro: pages of objects that are seen through MAP_PRIVATE. pages_skip: clean ones,
@@ -102,7 +102,7 @@ def cheri_revoke(flags: SupportsIndex, start_epoch: SupportsIndex = 0) -> Revoke
     other processes; nor one whose address space is gone. What their own forks had copied before stays theirs.
 
     Refused: EINVAL for flags, ENOSYS without a revoker. RevocationIncomplete: somebody could not be stopped; the epoch
-    stays open, and the next call tries again. BrokerGone. Source: cheribsd:2.1, 2.2, 2.4, 1.J.
+    stays open, and the next call tries again. BrokerGone. Source: cheribsd:2.1 to 2.3, J.
     """
     bits, start = flag_bits("flags", flags), word("start_epoch", start_epoch)
     is_taken = bool(bits & CHERI_REVOKE_TAKE_STATS)

@@ -14,8 +14,9 @@ def caps(*, machine: str | None = None, json_output: Json = False) -> None:
     """List the memory objects of a machine, and who may exchange capabilities through each of them.
 
     OWNER: the vmspace that an object is bound to; all: any may map it with capability permission; nobody: its owner has
-    ended. CAPABILITIES and DATA: the processes that have it mapped, with the most that each may do: R loads, W stores
-    capabilities, r and w data. What is stored to a private mapping reaches nobody, so that it counts for loading only.
+    ended, or it is a VMO for data alone. CAPABILITIES and DATA: the processes that have it mapped, with the most that
+    each may do: R loads, W stores capabilities, r and w data. What is stored to a private mapping reaches nobody, so
+    that it counts for loading only.
 
     Parameters
     ----------

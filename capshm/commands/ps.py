@@ -8,6 +8,7 @@ from shlex import join
 from capshm.commands.tables import Json, print_json, print_table
 from capshm.errors import BrokerGone, CapshmError
 from capshm.observer import Observer, choose
+from capshm.records import Process
 
 
 def ps(*, machine: str | None = None, json_output: Json = False) -> None:
@@ -44,9 +45,14 @@ def ps(*, machine: str | None = None, json_output: Json = False) -> None:
         print_json({"machine": name, "processes": listed})
         return
     print_table(
-        ["PID", "PPID", "VMSPACE", "STATE", "MAPS", "CAPMAPS", "COMMAND"],
-        [(each.pid, each.parent, each.vmspace, each.state, *facts) for each, facts in rows],
+        ["PID", "PPID", "VMSPACE", "STATE", "QUAR", "RSTATE", "EPOCH", "MAPS", "CAPMAPS", "COMMAND"],
+        [(*_identity(each), *facts) for each, facts in rows],
     )
+
+
+def _identity(each: Process) -> tuple[str | int, ...]:
+    quarantine = "yes" if each.quarantining else "no"
+    return each.pid, each.parent, each.vmspace, each.state, quarantine, each.revocation, each.epoch
 
 
 def _command(pid: int) -> str:

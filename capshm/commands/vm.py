@@ -23,7 +23,8 @@ def vm(
 
     PRT: what is permitted now, MAX: at most. r, w, x: data may be read, written, executed; R, W: capabilities may be
     loaded, stored. INH: what a child of fork gets. TP: pv private memory, sw shared memory of this machine, vn a file.
-    OWNER: the vmspace that may map the object with capability permission; all: any of them.
+    OWNER: the vmspace that may map the object with capability permission; all: any of them; nobody: its owner has
+    ended, or it is a VMO for data alone.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def _letters(rights: str) -> str:
 
 
 def owner(memory: Object) -> str:
-    """Who may share capabilities through the object: all, a vmspace, or nobody any more."""
+    """Who may share capabilities through the object: all, a vmspace, or nobody."""
     if memory.is_share_cap:
         return "all"
     return "nobody" if memory.owner is None else str(memory.owner)

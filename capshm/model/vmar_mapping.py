@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from capshm.model import zircon_constants as z
 from capshm.model.address_space import Entry
 from capshm.model.constants import INHERIT_SHARE, OBJECT_SIZE_MAX, PAGE
+from capshm.model.handles import rights_text
 from capshm.model.pointer import round_up
 from capshm.model.regions import Vmar
 from capshm.model.rights import Rights
@@ -210,12 +211,13 @@ def _check_map_rights(request: MapRequest, vmar: int, vmo: int, asked: str) -> N
         )
     needed = handle_rights(permissions(options))
     for which, has in (("VMAR", vmar), ("VMO", vmo)):
-        if missing := rights_of_handle(needed & ~has):
+        if missing := needed & ~has:
+            made = ", of one made with VMO_CAP or VMO_SHARE_CAP" if which == "VMO" and missing & z.RIGHT_CAP else ""
             raise ZxRefusal(
                 "vmar:1.2/8",
                 asked=asked,
-                allowed=f"the {which}'s handle lacks the right to {missing.letters}",
-                needed=f"a handle of the {which} that has it, or fewer PERM options",
+                allowed=f"the {which}'s handle lacks {rights_text(missing)}",
+                needed=f"a handle of the {which} that has it{made}, or fewer PERM options",
             )
 
 

@@ -59,7 +59,7 @@ def channel_write_etc(h: AnyHandle, data: Buffer, entries: Sequence[Disposition]
     After a refusal ZxError.results has a status for each entry, nothing is delivered, and all that was to be moved is
     closed.
     """
-    content = bytes(data)
+    content = bytes(memoryview(data))  # a number is no message of so many zeros
     rows = [
         (
             number("operation", entry.operation),

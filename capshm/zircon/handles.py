@@ -134,8 +134,10 @@ def process_create(name: str) -> tuple[Handle, Handle]:
 
     It is a real process, a child of the broker's; `pid` of the first handle is its number. It ends when the last handle
     to it is closed, or killed; calls on its VMARs are BAD_STATE then. name: at most 31 characters, shown by ps.
-    ValueError, CapshmError: it could not be started.
+    ValueError, TypeError: of the name; CapshmError: it could not be started.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"a process's name is a str, not {type(name).__name__}")
     if len(name) > _NAME_LIMIT or "\0" in name:
         raise ValueError(f"a process's name has at most {_NAME_LIMIT} characters, none of them NUL: {name!r:.100}")
     body = client.current().ask("process_create", name=name).body

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def probe_read(address: SupportsIndex) -> int:
-    """Read a byte of this process: OK, NOT_FOUND, ACCESS_DENIED or OUT_OF_RANGE (vmar:1.10)."""
+    """Read a byte of this process: OK, NOT_FOUND, ACCESS_DENIED or OUT_OF_RANGE."""
     return _status(word("address", address), _touch(word("address", address), is_write=False), is_write=False)
 
 

@@ -272,6 +272,8 @@ def test_a_created_process_ends_with_its_last_handle() -> None:
         wait_for_end(pid)
         with pytest.raises(ValueError, match="at most 31 characters"):
             zx.process_create("x" * 32)
+        with pytest.raises(TypeError, match="a str, not bytes"):
+            zx.process_create(b"loader")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from capshm import cheribsd as bsd
 from capshm import observer, records
 from capshm import zircon as zx
 from capshm.commands.audit import Filters
+from capshm.commands.explain import explain
 from capshm.commands.ps import ps
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event
@@ -115,6 +117,9 @@ def test_what_a_machine_shows_of_itself() -> None:
             (child.pid, os.getpid()),
         }
         assert {each["pid"]: each["capability_mappings"] for each in listed} == {os.getpid(): 2, child.pid: 1}
+        shown = run("ps", machine=name).stdout.splitlines()
+        assert shown[0].split()[3:9] == ["STATE", "QUAR", "RSTATE", "EPOCH", "MAPS", "CAPMAPS"]
+        assert [line.split()[3:7] for line in shown[1:]] == [["running", "no", "none", "0"]] * 2
         for pid in (os.getpid(), child.pid):
             assert read("vm", str(pid), machine=name)["mappings"] == [each._asdict() for each in machine.mappings(pid)]
         held = [each["holders"] for each in read("caps", machine=name)["objects"]]
@@ -331,6 +336,38 @@ def test_explain_knows_every_rule() -> None:
     wrong = run("explain", "E99")
     assert wrong.returncode == 1
     assert "cheribsd:E1," in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("family", "first"),
+    [
+        ("J", "cheribsd:J1"),
+        ("2", "cheribsd:2.1"),
+        ("cheribsd:2", "cheribsd:2.1"),
+        ("vmar:1.3", "vmar:1.3/1"),
+        ("1.3/8", "vmar:1.3/8a"),
+        ("CAP", "vmar:CAP/1"),
+        ("vmar:REMOTE", "vmar:REMOTE/1"),
+        ("vmar", "vmar:1.1/1"),
+    ],
+)
+def test_explain_knows_families(family: str, first: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What begins alike is explained together, Zircon's rules as well as CheriBSD's."""
+    explain(family, json_output=True)
+    names = [rule["name"] for rule in json.loads(capsys.readouterr().out)["rules"]]
+    stem = first.partition(":")[0] + ":" + ("" if family == "vmar" else family.rpartition(":")[2])
+    assert names[0] == first
+    assert len(names) > 1
+    assert all(name.startswith(stem) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"), [("vmar:1.3/99", "vmar:1.3/1,"), ("cap/9", "vmar:CAP/1,"), ("2.9", "cheribsd:2.1,")]
+)
+def test_a_wrong_name_is_told_those_that_begin_alike(wrong: str, near: str) -> None:
+    """Also of Zircon's rules."""
+    with pytest.raises(capshm.CapshmError, match=f"begin alike: {re.escape(near)}"):
+        explain(wrong)
 
 
 @pytest.mark.slow

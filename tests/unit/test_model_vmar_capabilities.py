@@ -10,6 +10,7 @@ from capshm.model.constants import PAGE, PROC_SHARECAP_DISABLE
 from capshm.model.knobs import Knobs
 from capshm.model.objects import MemoryObject
 from capshm.model.rights import Rights
+from capshm.model.rules import ZxRefusal
 from capshm.model.vmar_capabilities import bar, plan_authority, plan_holding
 from capshm.model.vmos import Vmo
 from capshm.permissions import Permissions
@@ -69,6 +70,12 @@ def test_the_handles_need_the_right(tree: Tree) -> None:
         address = tree.map(vmar, RW, vmo=vmo)
         with refused("1.3/8b", "ACCESS_DENIED"):
             tree.protect(tree.child, RWC, address)
+
+
+def test_a_vmo_for_data_says_what_to_make_instead(tree: Tree) -> None:
+    """1.2/8: the message names the right by its name, and the option that gives it."""
+    with pytest.raises(ZxRefusal, match=r"the VMO's handle lacks CAP\. Needed: .* made with VMO_CAP or VMO_SHARE_CAP"):
+        tree.map(tree.child, RWC, vmo=tree.vmo())
 
 
 @pytest.mark.parametrize(("options", "expected"), [(RC, "rR/rwRW"), (RWC, "rwRW/rwRW"), (R, "r/rwRW"), (0, "/rwRW")])

@@ -28,6 +28,7 @@ def test_without_a_revoker() -> None:
     with pytest.raises(capshm.Refused) as caught:
         bsd.malloc_revoke_quarantine_force_flush()
     assert caught.value.errno == errno.ENOTSUP
+    assert "needed: a machine whose revoker revokes" in str(caught.value)
     bsd.malloc_revoke()
 
 

@@ -292,6 +292,9 @@ def test_S20_handles_that_cannot_be_sent(machine: Machine) -> None:
         zx.channel_write(ours, b"", [k.vmo()] * 65)
     with refused("1.8/6", zx.ERR_OUT_OF_RANGE):
         zx.channel_write(ours, bytes(65_537))
+    for no_bytes in (5, "five"):
+        with pytest.raises(TypeError, match="bytes-like object"):
+            zx.channel_write(ours, no_bytes)  # type: ignore[arg-type]
     zx.channel_write(ours, bytes(65_536))
     assert zx.channel_read(theirs) == (bytes(65_536), [])
     with refused("1.8/9", zx.ERR_NOT_SUPPORTED):
