@@ -16,8 +16,9 @@ from capshm._native import ffi, lib
 from capshm.capability import Capability, over
 from capshm.cheribsd._arguments import WORD_END, as_argument, flag_bits
 from capshm.cheribsd._arguments import word as word  # malloc imports it from here
-from capshm.client import check, map_object, page_permissions
+from capshm.client import check, map_object
 from capshm.model.constants import INHERIT_NONE, INHERIT_ZERO, MINCORE_CAPSTORE, MINCORE_INCORE
+from capshm.pages import page_permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
