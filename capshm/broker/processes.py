@@ -230,8 +230,10 @@ class Processes:
         """First it has none any more, so that an audit that cannot be written does not keep what has ended."""
         member, process.member = process.member, None
         if member is not None:
-            self._service.end(member)
-            self._on_gone(member)
+            try:
+                self._service.end(member)
+            finally:
+                self._on_gone(member)
 
     def end_one(self, pid: int) -> None:
         """End a process; for the model it is gone at once."""

@@ -42,6 +42,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from capshm.broker import messages, remote_orders, zircon_messages
@@ -245,12 +246,21 @@ class Remote:
             return  # nobody's report; who sends such a thing learns nothing
         call, target.given = target.given, None
         if report.done < len(call.orders):
-            start = remote_orders.start_of(call.orders[report.done])
-            refusal = self._service.failed_there(process.member, process.pid, start, report.errno)
-            self._reply(call, lambda: self._service.refuse(call.member, call.request, refusal))
+            self._reply(call, self._take_back(call, process.member, process.pid, report))
         else:
             self._reply(call, lambda: Reply(call.body))
         self._go_on(target)
+
+    def _take_back(
+        self, call: Call, member: Member, pid: int, report: zircon_messages.RemoteDone
+    ) -> Callable[[], Reply]:
+        """Take back what Linux has not done, whether anybody waits for the answer or not; returns what makes it."""
+        start = remote_orders.start_of(call.orders[report.done])
+        try:
+            refusal = self._service.failed_there(member, pid, start, report.errno)
+        except OSError as error:
+            return partial(_raise, error)  # it could not be recorded
+        return lambda: self._service.refuse(call.member, call.request, refusal)
 
     def _go_on(self, target: Target) -> None:
         """After a report: what the process itself has asked meanwhile, then the next call if it waits for an answer."""
@@ -291,6 +301,10 @@ class Remote:
 
     def _end_call(self, call: Call, serial: int) -> None:
         self._reply(call, lambda: self._service.handle_there(call.member, call.request, serial))
+
+
+def _raise(error: OSError) -> Reply:
+    raise error
 
 
 def _state(pid: int) -> str:

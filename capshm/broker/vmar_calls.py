@@ -145,15 +145,18 @@ def op_range(state: State, member: Member, request: m.VmarOpRange, descriptors: 
 
 
 def failed(state: State, member: Member, request: m.VmarFailed, descriptors: list[int]) -> Reply:
-    """Linux could not carry out the last change from `start` on: there, all is as it was."""
+    """Linux could not carry out the last change from `start` on: there, all is as it was.
+
+    Recorded afterwards: it is so, whether that can be written or not.
+    """
     last, member.removal = member.removal, None
     if last is None:
         return Reply({})
-    state.record(member, request, is_allowed=False, rule="vmar:host", message=f"from {request.start:#x} on")
     removal, removed = last
     removal.vmar.space.remove(max(removal.start, request.start), removal.end)
     parts = [entry.part(request.start, entry.end) for entry in removed.entries if entry.end > request.start]
     restore(removal, removed._replace(entries=parts))
+    state.record(member, request, is_allowed=False, rule="vmar:host", message=f"from {request.start:#x} on")
     return Reply({})
 
 

@@ -8,10 +8,11 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from capshm import Machine, client
+from capshm import CapshmError, Machine, client
 from capshm import cheribsd as bsd
 from capshm import zircon as zx
 from capshm._native import ffi
@@ -364,6 +365,35 @@ def test_a_handler_from_between_two_machines() -> None:
         assert agreed(machine, guest.pid, guest.place.address) == ["r"] * PAGES
         os.kill(os.getpid(), signal.SIGURG)
         assert calls == [signal.SIGURG]
+
+
+@pytest.mark.slow
+@isolated()
+def test_what_linux_refuses_there_and_nobody_can_write() -> None:
+    """The audit is full: the caller is told one thing or the other, and tree and Linux are as before."""
+    limited = Event()
+
+    def life() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        limited.set()
+        wait_for_ever()
+
+    with (
+        TemporaryDirectory() as folder,
+        Machine(stop_timeout=PATIENT, audit=Path(folder, "audit")) as machine,
+        Guest(life) as guest,
+    ):
+        limited.wait()
+        vmar, _ = guest.place
+        vmo = zx.vmo_create(PAGE)
+        before = machine.mappings(guest.pid)
+        for room in range(0, 1200, 40):  # for the call's record, for the failure's, for the refusal's
+            limit = Path(folder, "audit").stat().st_size + room, resource.RLIM_INFINITY
+            resource.prlimit(machine.broker_pid, resource.RLIMIT_FSIZE, limit)
+            with pytest.raises((zx.ZxError, CapshmError)):
+                zx.vmar_map(vmar, R, 0, vmo, 0, PAGE)
+            assert machine.mappings(guest.pid) == before
+        resource.prlimit(machine.broker_pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 @pytest.mark.slow
