@@ -29,7 +29,8 @@ ASAN_TESTS ?= $(filter-out tests/unit/test_model% tests/unit/test_bench% tests/u
     tests/properties/test_model_address_space% tests/properties/test_machine% tests/properties/test_allocator% \
     tests/faults/test_machine% tests/faults/test_load% tests/faults/test_broker% \
     tests/faults/test_going_round% tests/faults/test_record% tests/unit/test_compare% \
-    tests/faults/test_compare%, \
+    tests/faults/test_compare% tests/faults/test_remote% tests/faults/test_revocation% tests/faults/test_stoppers% \
+    tests/faults/test_run_out% tests/faults/test_pass_deaths% tests/faults/test_vmar_host%, \
     $(wildcard tests/unit/test_*.py tests/properties/test_*.py tests/faults/test_*.py))
 
 VENV := .venv
