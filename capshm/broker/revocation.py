@@ -10,6 +10,7 @@ import contextlib
 from capshm.broker import messages, stoppers
 from capshm.broker.passes import Found, Pass
 from capshm.broker.state import Member, Reply, State
+from capshm.errors import CapshmError
 from capshm.model.constants import CHERI_REVOKE_SHADOW_INFO_STRUCT
 from capshm.model.pointer import Pointer
 from capshm.model.quarantine import choose_leaving, release
@@ -65,8 +66,18 @@ def close_queued(state: State) -> None:
     """Close the epochs that wait for it. One that cannot be closed stays open: a later call tries again."""
     for member in state.parts.take_queued():
         if not member.part.clock.is_closed:  # a call that came between may have done it
-            with contextlib.suppress(stoppers.Incomplete):  # it is in the audit
-                close_epoch(state, member, "revoke later")
+            _close_later(state, member)
+
+
+def _close_later(state: State, member: Member) -> None:
+    """Nobody waits for an answer, and others may be queued behind: what goes wrong is told by the audit alone."""
+    try:
+        close_epoch(state, member, "revoke later")
+    except stoppers.Incomplete:
+        pass  # it is there already
+    except (CapshmError, OSError) as error:
+        with contextlib.suppress(OSError):  # a full disk: the audit itself says so where it can
+            state.record(member, "revoke later", is_allowed=False, rule="host", message=f"incomplete: {error}")
 
 
 def revoke(state: State, member: Member, request: messages.Revoke, descriptors: list[int]) -> Reply:

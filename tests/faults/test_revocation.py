@@ -6,6 +6,7 @@ broker waits for it, the gate is closed, whatever else happens.
 
 import os
 import random
+import resource
 import signal
 import threading
 from functools import partial
@@ -15,7 +16,8 @@ from typing import Self
 import pytest
 
 from capshm import BrokerGone, Capability, Machine
-from tests.conformance.cheribsd.revocation import as_freed, info, revoke_painted, shadow_of
+from capshm import cheribsd as bsd
+from tests.conformance.cheribsd.revocation import ASYNC, IGNORE, as_freed, info, revoke_painted, shadow_of
 from tests.faults.isolation import isolated
 from tests.faults.plain_user import become_plain
 from tests.faults.processes import Child, Event, stop_here, wait_until_parked
@@ -274,3 +276,28 @@ def test_no_thread_uses_what_was_revoked() -> None:
             for thread in threads:
                 thread.join()
         assert wrong == []
+
+
+@isolated()
+def test_an_epoch_that_the_broker_cannot_close_later() -> None:
+    """2.2: a pass for which the broker has no memory leaves the epoch open, and is in the audit; the next closes it."""
+    with clean_machine() as machine:
+        memory = owned()
+        value = as_freed(memory)
+        memory.store_capability(0, value)
+        shadow_of(memory).paint(value)
+        resource.prlimit(machine.broker_pid, resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
+        bsd.cheri_revoke(ASYNC | IGNORE)
+        machine.processes()  # answered after the pass
+        resource.prlimit(machine.broker_pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        told = [each for each in machine.audit() if each.event == "revoke later"]
+        assert [(each.rule, each.allowed) for each in told] == [("host", False)]
+        assert has_tag(value)
+        bsd.cheri_revoke(ASYNC | IGNORE)
+        machine.processes()
+        assert not has_tag(value)
+
+
+def has_tag(value: Capability) -> bool:
+    """Now: others may have taken it since the last look."""
+    return value.tag
