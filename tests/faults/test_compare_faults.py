@@ -143,6 +143,15 @@ class Scene:
             while count:
                 count -= len(fifo.read(count))
 
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Inside, whoever says that it hangs need not wait until somebody hears it."""
+        reader = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            yield
+        finally:
+            os.close(reader)
+
     def wait_for_listener(self) -> tuple[int, int]:
         """The pids of a cell that LISTENS, and of its keeper."""
         cell, keeper = self._fifo.read_text(encoding="ascii").split()
@@ -270,11 +279,9 @@ def test_cells_that_have_done_different_work_are_told() -> None:
 @pytest.mark.slow
 @isolated(bound=250)
 def test_a_cell_that_hangs_is_ended_after_its_time() -> None:
-    """It has failed, nothing of it is left, and the run goes on."""
-    with scene() as here:
-        runner = here.start(HANGS, WORKS, repeats=1, timeout=2)
-        here.wait_until_hanging(4)  # two cells of two processes each
-        done = here.end(runner)
+    """It has failed, nothing of it is left, and the run goes on; also if it was slow to begin."""
+    with scene() as here, here.unheard():
+        done = here.end(here.start(HANGS, WORKS, repeats=1, timeout=2))
         assert done.status == 3
         failures = [record for record in here.records() if isinstance(record, Failed)]
         assert [each.cell.case.size for each in failures] == [HANGS, HANGS]
