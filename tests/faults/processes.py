@@ -4,6 +4,7 @@ import os
 import pickle
 import select
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,13 @@ T = TypeVar("T")
 def stop_here() -> None:
     """Stop the calling process; it goes on when somebody resumes it."""
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def join(thread: threading.Thread) -> None:
+    """Wait until a thread has ended, for the kernel, too: Python's own join returns before what the core does then."""
+    thread.join()
+    while Path(f"/proc/self/task/{thread.native_id}").exists():
+        os.sched_yield()
 
 
 class Child:

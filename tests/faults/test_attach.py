@@ -11,6 +11,7 @@ import pytest
 from capshm import CapshmError
 from capshm.testing import Segment
 from tests.faults.isolation import isolated
+from tests.faults.processes import join
 
 
 @pytest.mark.slow
@@ -30,7 +31,7 @@ def test_threads_that_attach_at_once() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert tags == [True] * 4
 
 

@@ -12,7 +12,7 @@ from capshm.testing import Segment, Shadow, closed_gate
 from capshm.testing.stepping import Stepper
 from tests.faults.forks import FORKS, fork_by_libc
 from tests.faults.isolation import isolated
-from tests.faults.processes import Child, Event, ask_child, wait_until_parked
+from tests.faults.processes import Child, Event, ask_child, join, wait_until_parked
 from tests.faults.scene import GRANULE, assert_unlocked, words
 
 
@@ -131,7 +131,7 @@ def test_fork_beside_threads() -> None:
         finally:
             end.set()
             for thread in threads:
-                thread.join()
+                join(thread)
         assert not failures
         assert_unlocked(segment)
 
@@ -160,7 +160,7 @@ def test_fork_beside_a_new_mapping() -> None:
 
     def map_and_join() -> None:
         Segment(4096).close()
-        forking.join()
+        join(forking)
         assert ended == [0]
 
     with Segment(4096) as segment:
@@ -195,7 +195,7 @@ def test_forks_from_several_threads() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            join(thread)
         assert not failures
         assert_unlocked(segment)
 

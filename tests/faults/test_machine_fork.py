@@ -16,7 +16,7 @@ from tests.faults.forks import FORKS, fork_among_threads
 from tests.faults.isolation import isolated
 from tests.faults.machines import SIZE, new_machine, own, share, wait_until_alone
 from tests.faults.plain_user import become_plain
-from tests.faults.processes import Child, ask_child
+from tests.faults.processes import Child, ask_child, join
 from tests.faults.residue import descriptors, maps
 from tests.faults.test_attach import _forbid_system_call
 
@@ -46,7 +46,7 @@ def _in_threads(*bodies: Callable[[], object]) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     if failures:
         raise failures[0]
 

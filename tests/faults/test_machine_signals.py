@@ -19,7 +19,7 @@ from capshm._native import lib
 from tests.faults.forks import fork_among_threads
 from tests.faults.isolation import isolated
 from tests.faults.machines import wait_until_alone
-from tests.faults.processes import Child
+from tests.faults.processes import Child, join
 from tests.faults.residue import threads
 
 _PRIVATE = bsd.MAP_ANON | bsd.MAP_PRIVATE
@@ -155,7 +155,7 @@ def test_a_handler_among_threads(handler: int) -> None:
             bsd.mprotect(area, _SIZE, bsd.PROT_READ)
         except _Interrupted:
             assert handler == 2
-        thread.join()
+        join(thread)
         while lib.capshm_page_entry(area.address) & lib.PAGE_WRITE:  # the call that the handler left goes on to its end
             os.sched_yield()
         _check_agreement(machine)

@@ -15,7 +15,7 @@ from capshm import Capability, PageViolation, Permissions, StoreTagViolation, ca
 from capshm._native import ffi, lib
 from capshm.model.constants import ARENA_SIZE, ARENA_START
 from tests.faults.isolation import isolated
-from tests.faults.processes import Child, Event
+from tests.faults.processes import Child, Event, join
 
 PAGE: int = lib.PAGE_BYTES
 SIZE = 64 * PAGE
@@ -247,7 +247,7 @@ def test_threads_that_write_one_private_page_at_once() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert all(private.read(page * PAGE, 5) == b"\1\2\3\4\0" for page in range(SIZE // PAGE))
 
 
@@ -587,6 +587,6 @@ def _store_while_it_moves(memory: Capability, of: Object) -> tuple[int, set[bool
     status = move(memory, of)
     ends.set()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert status == lib.STATUS_OK
     return counted, kept

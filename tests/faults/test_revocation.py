@@ -10,7 +10,6 @@ import resource
 import signal
 import threading
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +20,7 @@ from capshm import cheribsd as bsd
 from tests.conformance.cheribsd.revocation import ASYNC, IGNORE, as_freed, info, revoke_painted, shadow_of
 from tests.faults.isolation import isolated
 from tests.faults.plain_user import become_plain
-from tests.faults.processes import Child, Event, stop_here, wait_until_parked
+from tests.faults.processes import Child, Event, join, stop_here, wait_until_parked
 from tests.faults.scene import STEPS
 from tests.faults.victims import (
     OPERATIONS,
@@ -275,10 +274,7 @@ def test_no_thread_uses_what_was_revoked() -> None:
         finally:
             is_over.set()
             for thread in threads:
-                thread.join()
-        # join returns before the kernel's thread has ended; who leaves a machine with threads keeps its gate mapped.
-        while len(list(Path("/proc/self/task").iterdir())) > 1:
-            os.sched_yield()
+                join(thread)
         assert wrong == []
 
 

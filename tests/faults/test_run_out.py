@@ -11,7 +11,7 @@ import pytest
 from capshm import Capability
 from capshm.testing.stepping import Stepper
 from tests.faults.isolation import isolated
-from tests.faults.processes import Child, Event, stop_here
+from tests.faults.processes import Child, Event, join, stop_here
 from tests.faults.victims import (
     Freed,
     anonymous,
@@ -105,7 +105,7 @@ def test_a_thread_inside_an_operation() -> None:
             memory.load_capability(0)
             thread = threading.Thread(target=lambda: stop_inside(lambda: memory.load_capability(0)))
             thread.start()
-            thread.join()
+            join(thread)
 
         with Child(body) as child:
             assert child.wait_stopped()

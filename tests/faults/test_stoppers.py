@@ -19,7 +19,7 @@ from capshm.model.constants import ARENA_SIZE, ARENA_START
 from capshm.testing.stepping import Stepper
 from tests.conformance.cheribsd.revocation import as_freed, revoke_painted
 from tests.faults.isolation import isolated
-from tests.faults.processes import Child, Event, stop_here
+from tests.faults.processes import Child, Event, join, stop_here
 from tests.faults.scene import chosen
 from tests.faults.victims import (
     OPERATIONS,
@@ -52,7 +52,7 @@ def load_in_threads(end: Event, memory: Capability) -> None:
     other = threading.Thread(target=load_until, args=(end, memory))
     other.start()
     load_until(end, memory)
-    other.join()
+    join(other)
 
 
 def sleep_until(end: Event, memory: Capability) -> None:

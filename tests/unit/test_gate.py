@@ -7,6 +7,7 @@ import pytest
 
 from capshm._native import lib
 from capshm.testing import Segment, closed_gate
+from tests.faults.processes import join
 
 
 @pytest.mark.parametrize("is_alone", [True, False], ids=["alone", "locking"])
@@ -16,7 +17,7 @@ def test_a_fault_leaves_the_operation(is_alone: bool) -> None:
         if not is_alone:
             other = threading.Thread(target=segment.root.load_capability)  # from the second thread on, lines are locked
             other.start()
-            other.join()
+            join(other)
         faulted, end = threading.Event(), threading.Event()
 
         def access() -> None:
@@ -35,4 +36,4 @@ def test_a_fault_leaves_the_operation(is_alone: bool) -> None:
                 pass
         finally:
             end.set()
-            thread.join()
+            join(thread)
