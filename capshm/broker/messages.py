@@ -261,6 +261,7 @@ Request: TypeAlias = (
 EVENTS: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(Request)) | {
     "fork drop",
     "fork failed",
+    "revoke later",
     "stranger",
 }
 """What a record of the audit may have as its event: a request, or what happens beside one."""

@@ -1,6 +1,6 @@
 """Requests about revocation. What a pass does is in `passes`.
 
-Who is asked by ASYNC answers first and makes the pass afterwards, before it takes up another request.
+Who is asked by ASYNC answers first and makes the pass afterwards.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from capshm import Capability
 from capshm.testing import History, Kind, Operation, Result, Segment, check_history, steps
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event
+from tests.faults.scene import STEPS
 
 GRANULE = 16
 PLACES = 4  # granules that all fight for; two in each of two tag lines
@@ -74,7 +75,7 @@ def _be_killed(fight: Fight, runs: Event, seed: int) -> None:
     """Fight until killed: from outside, at any instruction, or where the core has step points at one of those."""
     dice = random.Random(seed)
     if steps.is_available():
-        steps.arm(dice.choice(steps.names()), nth=dice.randrange(1, 20), action="kill")
+        steps.arm(dice.choice(STEPS), nth=dice.randrange(1, 20), action="kill")
     runs.set()
     fight.run(seed, 1 << 30)
 

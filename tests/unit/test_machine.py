@@ -747,12 +747,15 @@ def test_a_mapping_that_fails_leaves_what_was_there(is_replaced: bool) -> None:
         area.store_capability(4096 + 16, area)
         bsd.munmap(area.with_address(area.base), 4096)
         before = [(each.start, each.end, each.object) for each in machine.mappings(os.getpid())]
+        spare, above = bytes(100 << 10), bytes(100 << 10)
         in_use = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * 4096
         limits = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (in_use, limits[1]))
+        del spare  # what the broker's answer needs; what lies above it keeps malloc from giving it back
         place, flags = (area, bsd.MAP_SHARED | bsd.MAP_FIXED) if is_replaced else (None, bsd.MAP_SHARED)
         refusal = _refusal(bsd.mmap, place, 2 * 4096, READ_WRITE, flags, fd)
         resource.setrlimit(resource.RLIMIT_AS, limits)
+        del above
         assert refusal == (errno.ENOMEM, "host")
         assert [(each.start, each.end, each.object) for each in machine.mappings(os.getpid())] == before
         assert area.read(4096, 8) == b"precious"
