@@ -27,6 +27,7 @@ from native.variants import DoesNotCompile, build_program
 
 PAGE = 4096
 PROCESSES = (1, 4, 16, 64, 256)
+BUSY = (1, 4, 16)  # more processes than that on few processors show the scheduler
 MAPPINGS = (1, 100, 10_000)
 DEPTHS = (1, 4, 16, 64, 256)  # VMARs, one in another
 FORK_MEMORY = (1, 4, 16, 64, 256)  # MiB
@@ -199,10 +200,10 @@ def _fork(progress: Callable[[str], None], *, is_attached: bool) -> Curve:
 
 def _stops(progress: Callable[[str], None]) -> Iterator[Curve]:
     """Of all stoppers, side by side."""
-    progress(f"growth: stops of {', '.join(map(str, PROCESSES))} processes")
+    progress(f"growth: stops of {', '.join(map(str, BUSY))} busy processes")
     try:
         program = build_program("bench-stop", ["bench/stop.c"])
-        output = subprocess.check_output([program, "1", *map(str, PROCESSES)], text=True)
+        output = subprocess.check_output([program, "1", *map(str, BUSY)], text=True)
     except (DoesNotCompile, subprocess.CalledProcessError) as error:
         raise BenchError(str(error)) from error
     found = [json.loads(line) for line in output.splitlines()]
