@@ -1,6 +1,6 @@
 """A process that zircon.process_create has made: `python -m capshm._created NAME`, started by the broker.
 
-It attaches and waits; what is mapped in it others map. It ends with the broker, or when its last handle is closed.
+It attaches, says so, and waits; what is mapped in it others map. It ends with the broker, or when its last handle is closed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     if not lib.driver_end_with(os.getppid()):
         return
     try:
-        client.attach()
+        client.attach().ask("process_ready")
     except errors.CapshmError as error:
         sys.exit(str(error))
     while True:

@@ -1,8 +1,8 @@
 """process_create: processes that only wait, for others to map and unmap in them.
 
 Each is a program of its own that the broker starts (capshm._created): it has nothing of the caller's, neither memory
-nor descriptors, and is nobody's child that a program might wait for. It attaches as any program does, and then the
-caller is answered. Closing the last handle to such a process ends it, and so does the end of the broker.
+nor descriptors, and is nobody's child that a program might wait for. It attaches as any program does, says that it is
+ready, and only then the caller is answered. Closing the last handle to such a process ends it, and so does the end of the broker.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from capshm.errors import CapshmError
 
 @dataclass(slots=True, eq=False)
 class Creation:
-    """A program that has been started. connection, number: who waits for it, until it has attached."""
+    """A program that has been started. connection, number: who waits for it, until it is ready."""
 
     pid: int
     pidfd: int
     member: Member
     connection: Connection
     number: int
-    has_come: bool = False
+    is_ready: bool = False
 
 
 class Creations:
@@ -46,7 +46,7 @@ class Creations:
         self._by_pid: dict[int, Creation] = {}
 
     def create(self, member: Member, connection: Connection, request: zircon_messages.ProcessCreate) -> None:
-        """Start one; the answer follows when it has attached. OSError."""
+        """Start one; the answer follows when it is ready. OSError."""
         argv = [sys.executable, "-P", "-m", "capshm._created", request.name]
         null = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1)]
         environment = os.environ | {MACHINE_VARIABLE: self._machine}
@@ -56,17 +56,16 @@ class Creations:
         self._loop.add(creation.pidfd, lambda: self._has_ended(creation))
 
     def is_awaited_by(self, vmspace: int) -> bool:
-        """Whether the process with this address space waits for one to attach."""
-        return any(each.member.serial == vmspace and not each.has_come for each in self._by_pid.values())
+        """Whether the process with this address space waits for one to be ready."""
+        return any(each.member.serial == vmspace and not each.is_ready for each in self._by_pid.values())
 
-    def has_come(self, process: Process | None) -> None:
-        """A process has attached, and been told so: perhaps one that somebody waits for."""
-        creation = None if process is None else self._by_pid.get(process.pid)
-        if creation is None or process is None or process.member is None or creation.has_come:
-            return
-        creation.has_come = True
-        created = process.member
+    def is_ready(self, process: Process, created: Member) -> None:
+        """A process says that others can map in it: one that somebody waits for, or nobody's business."""
         pid = process.pid
+        creation = self._by_pid.get(pid)
+        if creation is None or creation.is_ready:
+            return
+        creation.is_ready = True
         reply = self._service.created(creation.member, created, lambda: self._processes.end_one(pid))
         if reply is None:  # who wanted it has ended
             process.kill()
@@ -78,9 +77,9 @@ class Creations:
         os.close(creation.pidfd)
         os.waitpid(creation.pid, 0)
         del self._by_pid[creation.pid]
-        if not creation.has_come:
+        if not creation.is_ready:
             self._exchange.respond(creation.connection, creation.number, _refuse)
 
 
 def _refuse() -> Reply:
-    raise CapshmError("the process that was to be created has ended before it attached; its message stands above")
+    raise CapshmError("the process that was to be created has ended before it was ready; its message stands above")

@@ -80,11 +80,7 @@ class Server:
             # First, since what has ended may have left its inode number to the very file that the request is about.
             self._objects_ended()
         if isinstance(request, messages.Attach):
-            self._exchange.respond(
-                connection, request.n, lambda: self._processes.attach(connection, request, self._gate)
-            )
-            self._creations.has_come(self._processes.of(connection))
-            return None
+            return self._processes.attach(connection, request, self._gate)
         if isinstance(request, messages.Forked):
             return self._processes.forked(connection, packet)
         if connection.pid is not None and (reply := self._look(request)) is not None:
@@ -105,6 +101,9 @@ class Server:
             self._creations.create(process.member, connection, request)
             self._remote.stays(process.vmspace)
             return None
+        if isinstance(request, zircon_messages.ProcessReady):
+            self._creations.is_ready(process, process.member)
+            return Reply({})
         if isinstance(request, messages.Fork):
             return self._processes.fork(process, process.member, request, packet)
         if isinstance(request, messages.Leave):

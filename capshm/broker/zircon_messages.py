@@ -39,6 +39,10 @@ class ProcessCreate(Message, frozen=True, tag="process_create"):
     name: Annotated[str, msgspec.Meta(max_length=31, pattern=r"\A[^\0]*\Z")]
 
 
+class ProcessReady(Message, frozen=True, tag="process_ready"):
+    """The process that process_create has made can be worked on: its arena is reserved, its handlers are installed."""
+
+
 class ProcessSelf(Message, frozen=True, tag="process_self"):
     """A handle to the caller."""
 
@@ -243,6 +247,7 @@ Request: TypeAlias = (
     | VmarRootSelf
     | ProcessSelf
     | ProcessCreate
+    | ProcessReady
     | RemoteNext
     | RemoteDone
     | VmarAllocate
