@@ -41,8 +41,8 @@ TOOLS := $(MADE)/tools
 CORE := $(MADE)/core
 
 # What lint reads, as far as it is there.
-PYTHON_TREES := $(wildcard capshm tests bench native)
-C_TREES := $(wildcard native tests/native bench)
+PYTHON_TREES := $(wildcard capshm tests bench native examples)
+C_TREES := $(wildcard native tests bench examples)
 
 .DEFAULT_GOAL := help
 .PHONY: help test compare bench lint lint-python lint-types lint-format lint-compilers asan soak clean

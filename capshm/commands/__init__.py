@@ -10,7 +10,7 @@ import cyclopts
 from rich.console import Console
 
 from capshm import CapshmError, __version__
-from capshm.commands import audit, caps, compare, doctor, explain, ps, record, run, vm
+from capshm.commands import audit, caps, compare, config, doctor, explain, ps, record, run, vm
 
 app = cyclopts.App(
     name="capshm",
@@ -27,6 +27,7 @@ for verb in (
     audit.app,
     explain.explain,
     doctor.doctor,
+    config.config,
 ):
     app.command(verb)
 
