@@ -10,6 +10,7 @@ import pytest
 
 from capshm import Capability, Machine, Permissions, Refused
 from capshm import cheribsd as bsd
+from capshm.capability import untagged
 from capshm.model.constants import EPROT
 from tests.client.programs import ROOT, Probe, refused
 
@@ -131,12 +132,12 @@ def test_refusals_are_those_of_python(program: str, machine: Machine) -> None:
             (("shm_unlink", "/none"),) * 2,
             (("mmap", "-", 0, ALL, anonymous, -1), ("mmap", None, 0, ALL, anonymous)),
             (("mmap", "-", PAGE, 1 << 30, anonymous, -1), ("mmap", None, PAGE, 1 << 30, anonymous)),
-            (("mmap", number, PAGE, ALL, fixed, -1), ("mmap", page.address, PAGE, ALL, fixed)),
+            (("mmap", number, PAGE, ALL, fixed, -1), ("mmap", untagged(page.address, 0), PAGE, ALL, fixed)),
             (("mprotect", without, PAGE, 0), ("mprotect", blunt, PAGE, 0)),
             (("mprotect", handle, PAGE, bsd.PROT_EXEC), ("mprotect", page, PAGE, bsd.PROT_EXEC)),
             (("mprotect", "-", PAGE, 0), ("mprotect", None, PAGE, 0)),
             (("munmap", without, PAGE), ("munmap", blunt, PAGE)),
-            (("munmap", number, PAGE), ("munmap", page.address, PAGE)),
+            (("munmap", number, PAGE), ("munmap", untagged(page.address, 0), PAGE)),
         ):
             told = refused(probe, *there)
             expected = in_python(*here)
