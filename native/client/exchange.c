@@ -275,39 +275,31 @@ enum capshm_status exchange_ask(struct request *request, int descriptor, struct 
     return refuse_by_host(EMFILE, "%s: no descriptor is free for those that the broker's answer came with", call);
 }
 
-static bool distrust(void) {
-    exchange_close("the broker's answer could not be understood");
-    return false;
-}
-
 bool answer_word(const struct answer *answer, const char *name, uint64_t *word) {
     struct json member;
-    return (json_member(answer->body, name, &member) && json_word(member, word)) || distrust();
+    return json_member(answer->body, name, &member) && json_word(member, word);
 }
 
 bool answer_boolean(const struct answer *answer, const char *name, bool *is_true) {
     struct json member;
-    return (json_member(answer->body, name, &member) && json_boolean(member, is_true)) || distrust();
+    return json_member(answer->body, name, &member) && json_boolean(member, is_true);
 }
 
 bool answer_text(const struct answer *answer, const char *name, char *text, size_t size) {
     struct json member;
-    return (json_member(answer->body, name, &member) && json_text(member, text, size)) || distrust();
-}
-
-bool answer_array(const struct answer *answer, const char *name, struct json *array) {
-    return (json_member(answer->body, name, array) && *array->begin == '[') || distrust();
+    return json_member(answer->body, name, &member) && json_text(member, text, size);
 }
 
 bool answer_words(struct json array, uint64_t *words, size_t count) {
     struct json element = {0};
     for (size_t i = 0; i < count; i++) {
         if (!json_next(array, &element) || !json_word(element, &words[i]))
-            return distrust();
+            return false;
     }
     return true;
 }
 
-enum capshm_status answer_is_unreadable(const char *call) {
+enum capshm_status answer_is_strange(const char *call) {
+    exchange_close("the broker's answer could not be understood");
     return refuse_closed(call);
 }

@@ -47,16 +47,14 @@ void exchange_close(const char *why);
  * CAPSHM_OK. If no descriptor was free for those of an answer the broker has been told to take the change back. */
 enum capshm_status exchange_ask(struct request *request, int descriptor, struct answer *answer);
 
-/* Members of the answer; false: it has none such, and the connection is closed, because nobody knows then what the broker
- * has decided. */
+/* Members of the answer; false: it has none such. */
 bool answer_word(const struct answer *answer, const char *name, uint64_t *word);
 bool answer_boolean(const struct answer *answer, const char *name, bool *is_true);
 bool answer_text(const struct answer *answer, const char *name, char *text, size_t size);
-bool answer_array(const struct answer *answer, const char *name, struct json *array);
-/* The first count elements of an array, words; false as above. */
+/* The first count elements of an array of numbers. */
 bool answer_words(struct json array, uint64_t *words, size_t count);
-/* What a call returns after one of these was false. */
-enum capshm_status answer_is_unreadable(const char *call);
+/* What a call returns if it cannot make out what was decided: nobody knows it then, and the connection is closed. */
+enum capshm_status answer_is_strange(const char *call);
 
 void answer_close(struct answer *answer);
 

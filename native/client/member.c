@@ -34,7 +34,7 @@ static bool read_welcome(const struct answer *answer, struct welcome *welcome, s
     return answer_word(answer, "vmspace", &facts->vmspace) &&
            answer_text(answer, "policy", facts->policy, sizeof facts->policy) &&
            answer_text(answer, "isa", facts->isa, sizeof facts->isa) &&
-           answer_word(answer, "record", &welcome->record) &&
+           answer_word(answer, "record", &welcome->record) && welcome->record <= UINT32_MAX &&
            answer_word(answer, "arena_start", &welcome->arena_start) &&
            answer_word(answer, "arena_size", &welcome->arena_size) &&
            answer_boolean(answer, "hardened", &welcome->is_hardened) &&
@@ -77,11 +77,8 @@ static enum capshm_status ask_for_part(void) {
     enum capshm_status status = exchange_ask(request, -1, &answer);
     if (status != CAPSHM_OK)
         return status;
-    if (!read_welcome(&answer, &welcome, &member.facts)) {
-        status = answer_is_unreadable("attach");
-    } else if (answer.descriptor_count != GIVEN) {
-        exchange_close("the broker has not sent the descriptors of the machine");
-        status = answer_is_unreadable("attach");
+    if (!read_welcome(&answer, &welcome, &member.facts) || answer.descriptor_count != GIVEN) {
+        status = answer_is_strange("attach");
     } else {
         member.is_hardened = welcome.is_hardened && capshm_set_dumpable(false);
         status = join(&answer, &welcome);

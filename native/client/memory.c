@@ -104,12 +104,10 @@ static enum capshm_status shm_open_at(const char *path, int flags, unsigned mode
     status = exchange_ask(request, -1, &answer);
     if (status != CAPSHM_OK)
         return status;
-    if (answer.descriptor_count == 0) {
-        exchange_close("the broker has not sent the descriptor of an object");
-        status = answer_is_unreadable("shm_open");
-    } else {
+    if (answer.descriptor_count == 0)
+        status = answer_is_strange("shm_open");
+    else
         *descriptor = answer.descriptors[--answer.descriptor_count];
-    }
     answer_close(&answer);
     return status;
 }
@@ -150,8 +148,7 @@ struct decision {
 /* The descriptor that came for a letter; otherwise if none did. */
 static int given(const struct answer *answer, const char *letters, char letter, int otherwise) {
     const char *const place = strchr(letters, letter);
-    return place != NULL && (size_t)(place - letters) < answer->descriptor_count ? answer->descriptors[place - letters]
-                                                                                 : otherwise;
+    return place != NULL ? answer->descriptors[place - letters] : otherwise;
 }
 
 /* descriptor: the caller's own, or -1. */
@@ -169,8 +166,9 @@ static bool read_decision(const struct answer *answer, int descriptor, uint64_t 
         !answer_text(answer, "maximum", maximum, sizeof maximum) || !answer_text(answer, "has", has, sizeof has) ||
         !answer_boolean(answer, "is_shared", &mapping->is_shared) ||
         !answer_boolean(answer, "is_kept_at_fork", &mapping->is_kept_at_fork) ||
-        !answer_array(answer, "reserved", &reserved) || !answer_words(reserved, decision->reserved, 2) ||
-        !answer_array(answer, "capability", &capability) || !answer_words(capability, decision->capability, 3))
+        !json_member(answer->body, "reserved", &reserved) || !answer_words(reserved, decision->reserved, 2) ||
+        !json_member(answer->body, "capability", &capability) || !answer_words(capability, decision->capability, 3) ||
+        object > UINT32_MAX || strlen(has) != answer->descriptor_count)
         return false;
     mapping->object = (uint32_t)object;
     mapping->permissions = page_permissions(rights);
@@ -246,7 +244,7 @@ static enum capshm_status map(capshm_capability address, size_t length, int prot
     if (status != CAPSHM_OK)
         return status;
     status = read_decision(&answer, descriptor, (uint64_t)offset, &decision) ? carry_out_mapping(&decision, handle)
-                                                                             : answer_is_unreadable("map");
+                                                                             : answer_is_strange("map");
     answer_close(&answer);
     return status;
 }
@@ -293,7 +291,7 @@ static void protect_as_before(void) {
     request_word(request, "start", 0);
     if (exchange_ask(request, -1, &answer) != CAPSHM_OK)
         return;
-    if (answer_array(&answer, "changes", &rows))
+    if (json_member(answer.body, "changes", &rows))
         protect_rows(rows);
     answer_close(&answer);
 }
@@ -309,8 +307,8 @@ static enum capshm_status protect(capshm_capability address, size_t length, int 
     refused = exchange_ask(request, -1, &answer);
     if (refused != CAPSHM_OK)
         return refused;
-    if (!answer_array(&answer, "changes", &rows)) {
-        refused = answer_is_unreadable("protect");
+    if (!json_member(answer.body, "changes", &rows)) {
+        refused = answer_is_strange("protect");
     } else {
         const enum status status = protect_rows(rows);
         const int reason = errno;
@@ -335,7 +333,7 @@ static enum capshm_status unmap_rows(struct json rows) {
     for (struct json row = {0}; json_next(rows, &row);) {
         uint64_t range[2];
         if (!answer_words(row, range, 2))
-            return answer_is_unreadable("unmap");
+            return answer_is_strange("unmap");
         const enum status status = capshm_unmap_range(range[0], range[1] - range[0]);
         if (status == STATUS_OK)
             continue;
@@ -355,7 +353,7 @@ static enum capshm_status unmap(capshm_capability address, size_t length) {
         status = exchange_ask(request, -1, &answer);
     if (status != CAPSHM_OK)
         return status;
-    status = answer_array(&answer, "changes", &rows) ? unmap_rows(rows) : answer_is_unreadable("unmap");
+    status = json_member(answer.body, "changes", &rows) ? unmap_rows(rows) : answer_is_strange("unmap");
     answer_close(&answer);
     return status;
 }
