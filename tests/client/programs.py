@@ -5,6 +5,8 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -17,13 +19,18 @@ ROOT = Path(__file__).resolve().parents[2]
 STRICT = ("-Wall", "-Wextra", "-Werror", "-Wpedantic")
 
 
+@cache
+def library_flags(python: str = sys.executable) -> tuple[str, ...]:
+    """What the capshm of that Python says a compiler is to be told."""
+    asked = [python, "-P", "-m", "capshm", "config", "--cflags", "--libs"]
+    return tuple(shlex.split(subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True).stdout))
+
+
 def compile_program(
-    source: Path, output: Path, *, compiler: str = "cc", flags: tuple[str, ...] = ("-std=c11",), python: str = ""
+    source: Path, output: Path, *flags: str, compiler: str = "cc", library: Sequence[str] | None = None
 ) -> Path:
-    """Compile a source that uses the library, without a warning. python: whose capshm it uses; that of this process."""
-    asked = [python or sys.executable, "-m", "capshm", "config", "--cflags", "--libs"]
-    library = shlex.split(subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True).stdout)
-    command = [compiler, *STRICT, *flags, str(source), *library, "-o", str(output)]
+    """Compile a source that uses the library, without a warning. library: its flags, by default those that are here."""
+    command = [compiler, *STRICT, *flags, str(source), *(library or library_flags()), "-o", str(output)]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}"
     return output
