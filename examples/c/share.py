@@ -16,11 +16,13 @@ with capshm.Machine(policy="cheribsd") as machine:
     box = bsd.mmap(None, 4096, ALL, bsd.MAP_SHARED, shared)
     box.store_capability(0, (box + 64).with_bounds(64))
 
-    status = machine.spawn([sys.argv[1], hex(box.address)]).wait()
+    program = machine.spawn([sys.argv[1], hex(box.address)])
+    status = program.wait()
 
     present = box.load_capability(16)
     print(f"C ended with {status}, and has left: {box.read(64, 12).decode()}")
     print(f"it gave back: tag {present.tag}, {present.length} bytes, {present.permissions.letters}")
-    print("refused:", *(f"{event.rule} to process {event.pid}" for event in machine.audit() if not event.allowed))
+    refused = [event.rule for event in machine.audit() if event.pid == program.pid and not event.allowed]
+    print("refused to C, by the audit:", *refused)
     bsd.shm_unlink("/box")
     bsd.shm_unlink("/secrets")
