@@ -42,6 +42,7 @@ with capshm.Machine() as machine:
         again = bsd.mmap(None, PAGE, ALL, bsd.MAP_SHARED, receive(there), 0)
         show("owner: maps the descriptor that came back, loads", again.load_capability(0).tag, True)
         os._exit(0)
+    there.close()  # so that no wait below outlasts the owner
 
     descriptor = receive(here)
     with expect(capshm.Refused, "other: maps it with PROT_CAP", rule="cheribsd:E2"):
@@ -54,6 +55,8 @@ with capshm.Machine() as machine:
 
     socket.send_fds(here, [b"!"], [descriptor])
     assert os.waitpid(owner, 0)[1] == 0
+    while len(machine.processes()) > 1:  # until the broker has heard of it, too
+        os.sched_yield()
     (letters,) = machine.objects()
     show("its owner, when that has ended", letters.owner, None)
     with expect(capshm.Refused, "other: maps it with PROT_CAP", rule="cheribsd:E2"):

@@ -25,7 +25,7 @@ REGION = zx.VM_CAN_MAP_READ | zx.VM_CAN_MAP_WRITE
 READ = zx.VM_PERM_READ
 DATA = READ | zx.VM_PERM_WRITE
 
-with capshm.Machine():
+with capshm.Machine(stop_timeout=60):  # seconds that a call on another process's region waits for that process
     root = zx.vmar_root_self()
     region, _ = zx.vmar_allocate(root, REGION, 0, 1 << 20)
     memory = zx.vmo_create(PAGE)

@@ -64,7 +64,7 @@ def fork_to_fight(number: int, *, is_victim: bool = False) -> int:
     return child
 
 
-with Segment(4096) as segment, History() as history:
+with Segment(4096, lock_timeout=60) as segment, History() as history:
     memory = history.grant(segment.root, descriptor=segment.fd)
     values = [new_value(2048 + 64 * number) for number in range(8)]
     runs, told = os.pipe()

@@ -1,4 +1,4 @@
-"""The course is true: each example runs, prints what its docstring says, and cites rules that there are."""
+"""The course is true: each example runs and prints what its docstring says, and the guide knows all of them."""
 
 import ast
 import re
@@ -11,9 +11,9 @@ import pytest
 from capshm.model.rules import RULES
 
 COURSE = Path(__file__).resolve().parents[2] / "examples"
+GUIDE = COURSE / "README.md"
 EXAMPLES = sorted(COURSE.glob("[0-9][0-9]_*.py"))
 _SUBJECTS = ["tags", "bounds", "fork", "owner", "sharecap", "hoards", "revocation", "vmars", "stress", "audit"]
-_each_example = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 
 
 def _docstring(path: Path) -> str:
@@ -22,27 +22,53 @@ def _docstring(path: Path) -> str:
     return text
 
 
+def _shown(path: Path) -> list[str]:
+    """The lines that the docstring says are printed: those that are indented."""
+    return [line.removeprefix("    ") for line in _docstring(path).splitlines() if line.startswith("    ")]
+
+
 def test_the_course_is_whole() -> None:
     """Ten examples, in the order of the course."""
     assert [path.stem for path in EXAMPLES] == [f"{number:02}_{name}" for number, name in enumerate(_SUBJECTS, start=1)]
 
 
 @pytest.mark.slow
-@_each_example
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_prints_what_it_says(path: Path) -> None:
-    """Each, run as a reader runs it, prints the indented lines of its docstring; "..." there stands for a number."""
+    """Each, run as a reader runs it, prints the lines of its docstring; "..." there stands for a number."""
     run = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False, cwd=COURSE.parent)
     assert (run.returncode, run.stderr) == (0, "")
-    shown = "".join(f"{line[4:]}\n" for line in _docstring(path).splitlines() if line.startswith("    "))
-    pattern = re.escape(shown).replace(r"\.\.\.", r"\d+")
+    pattern = re.escape("".join(f"{line}\n" for line in _shown(path))).replace(r"\.\.\.", r"\d+")
     assert re.fullmatch(pattern, run.stdout), run.stdout
 
 
-@_each_example
-def test_rules_that_an_example_cites_exist(path: Path) -> None:
-    """`capshm explain` has an answer for every rule that the docstring names, in full or for short."""
-    text = _docstring(path)
+@pytest.mark.parametrize("path", [*EXAMPLES, GUIDE], ids=lambda path: path.stem)
+def test_rules_that_are_cited_exist(path: Path) -> None:
+    """`capshm explain` has an answer for every rule that a docstring or the guide names, in full or for short."""
+    text = GUIDE.read_text(encoding="utf-8") if path == GUIDE else _docstring(path)
     cited = re.findall(r"\b(?:cheribsd|vmar):[\w./]*\w", text)
-    cited += [f"cheribsd:{short}" for short in re.findall(r"\b[A-K]\d+\b", text)]
+    short = re.findall(r"\b[A-K]\d+\b", text)
+    for names in re.findall(r"`capshm explain ([^`]+)`", text):
+        short += names.split()
+    cited += [f"cheribsd:{name}" for name in short]
     assert cited or path.stem == "09_stress"
     assert [name for name in cited if not any(f"{rule}/".startswith(f"{name}/") for rule in RULES)] == []
+
+
+def test_the_guide_has_a_lesson_for_each_example() -> None:
+    """The table and the lessons are in the order of the examples, each with its three parts; links lead somewhere."""
+    text = GUIDE.read_text(encoding="utf-8")
+    assert re.findall(r"^\| \d+ \| \[(\w+)\.py\]", text, re.MULTILINE) == [path.stem for path in EXAMPLES]
+    lessons = re.split(r"^## \d+\. ", text, flags=re.MULTILINE)[1:]
+    parts = [re.findall(r"^\*\*(\w+)", lesson, re.MULTILINE) for lesson in lessons]
+    assert parts == [["See", "Think", "Try"]] * len(EXAMPLES)
+    assert [link for link in re.findall(r"\]\(([^)#]+)", text) if not (COURSE / link).is_file()] == []
+
+
+def test_the_readme_shows_what_an_example_prints() -> None:
+    """The first lines of one, and that there are more."""
+    text = (COURSE.parent / "README.md").read_text(encoding="utf-8")
+    ((name, lines),) = re.findall(
+        r"^\$ \.venv/bin/python examples/(\w+\.py)\n(.+?)^\.\.\.\n", text, re.MULTILINE | re.DOTALL
+    )
+    assert _shown(COURSE / name)[: len(lines.splitlines())] == lines.splitlines()
