@@ -14,7 +14,7 @@ from its bounds has lost them. (cheribsd:C1; the checks are those of CHERI ISAv9
     wide again: tag                                      False
     moved far away and back: tag                         False
     2**20 + 1 bytes exactly: tag                         False
-    2**20 + 1 bytes rounded: bytes                       ...
+    2**20 + 1 bytes rounded: bytes                       1050624
 """
 
 import capshm

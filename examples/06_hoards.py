@@ -48,7 +48,7 @@ def hide(secret: capshm.Capability) -> dict[str, Callable[[], capshm.Capability]
     """Put the pointer everywhere; by name of the place, how to get it back."""
     memory, queue = bsd.malloc(16), bsd.kqueue()
     here, there = socket.socketpair()
-    own, everybodys = new_object(secret, 0), new_object(secret, bsd.O_SHARECAP)
+    own, common = new_object(secret, 0), new_object(secret, bsd.O_SHARECAP)
     memory.store_capability(0, secret)
     queue.register(1, secret)
     socket.send_fds(here, [b"!"], [own])
@@ -58,7 +58,7 @@ def hide(secret: capshm.Capability) -> dict[str, Callable[[], capshm.Capability]
         "in private memory": lambda: memory.load_capability(0),
         "in a kernel queue": lambda: queue.collect()[0][1],
         "in an object that is mapped nowhere": lambda: first(socket.recv_fds(there, 1, 1)[1][0]),
-        EVERYBODY: lambda: first(everybodys),
+        EVERYBODY: lambda: first(common),
     }
 
 

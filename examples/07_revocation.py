@@ -31,7 +31,7 @@ PAGE = 4096
 DATA = bsd.PROT_READ | bsd.PROT_WRITE
 CLOCK = "the clock: enqueue, dequeue"
 
-with capshm.Machine():
+with capshm.Machine(stop_timeout=60):  # seconds that a pass waits for a process that is inside an operation
     letters = bsd.malloc(64)
     letters.write(0, b"my letters")
     kept = letters + 0
