@@ -3,10 +3,12 @@
 On standard input a JSON object:
 
     {"workload": "prefork", "policy": "cheribsd", "size": 4194304, "seed": 7,
-     "trace": null, "revoker": "none", "stopper": "gate", "scope": "vmspace"}
+     "trace": null, "processes": null, "density": null,
+     "revoker": "none", "stopper": "gate", "scope": "vmspace"}
 
-The second line's may be left out; `revoker`, `stopper` and `scope` are then the machine's own choice. The policy
-"plain", which is no machine, has none of the three.
+The later lines' may be left out; `processes` and `density` (percent of granules that hold a capability) are then the
+workload's own, `revoker`, `stopper` and `scope` the machine's own choice. The policy "plain", which is no machine, has
+none of the three.
 
 On standard output a line of JSON. Times are in nanoseconds: `wall_ns` of the measured section alone; `cpu_ns` that all
 processes of the cell have used in it, user and system, the broker's too, but nothing of processes that were not waited
@@ -61,13 +63,18 @@ class Times:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a workload gets. size: bytes. seed: gives all that looks like chance. trace: path of a recorded program."""
+    """What a workload gets. size: bytes. seed: gives all that looks like chance. trace: path of a recorded program.
+
+    processes: how many are to work; density: percent of granules that are to hold a capability. None: as it likes.
+    """
 
     world: World
     crew: Crew
     size: int
     seed: int
     trace: str | None
+    processes: int | None = None
+    density: float | None = None
     times: Times = field(default_factory=Times)
 
     @contextmanager
@@ -104,6 +111,8 @@ class Cell:
     size: int
     seed: int
     trace: str | None = None
+    processes: int | None = None
+    density: float | None = None
     revoker: str | None = None
     stopper: str | None = None
     scope: str | None = None
@@ -118,6 +127,7 @@ class Cell:
             raise ValueError(f"a seed is a number of 64 bits, not {self.seed}")
         if (self.workload == workloads.TRACE) != isinstance(self.trace, str):
             raise ValueError(f"the workload {workloads.TRACE!r}, and no other, needs the path of a trace")
+        workloads.check(self.workload, processes=self.processes, density=self.density)
         self._machine()
 
     def run(self) -> dict[str, object]:
@@ -127,7 +137,7 @@ class Cell:
         """
         crew = Crew(MOST_FORKS)
         with enter(self._machine(), crew) as world, crew:
-            setting = Setting(world, crew, self.size, self.seed, self.trace)
+            setting = Setting(world, crew, self.size, self.seed, self.trace, self.processes, self.density)
             workloads.find(self.workload).run(setting)
         if setting.times.wall_ns == 0:
             raise CellFailed(f"the workload {self.workload!r} has measured nothing: its work belongs in measured()")

@@ -24,7 +24,8 @@ from capshm.errors import CapshmError
 from capshm.lab.facts import Facts
 from capshm.lab.plan import Cell, Plan
 
-SCHEMA = 2
+SCHEMA = 3
+_READABLE = (2, SCHEMA)  # in 2 no case had processes or a density
 MANIFEST, RESULTS, DATABASE, TABLE = "manifest.json", "results.jsonl", "results.sqlite", "table.txt"
 
 
@@ -195,8 +196,9 @@ _record_decoder = msgspec.json.Decoder(Record, strict=True)
 def _read_manifest(path: Path, text: bytes) -> Manifest:
     try:
         version = msgspec.json.decode(text, type=_Version).schema
-        if version != SCHEMA:
-            raise ResultsError(f"{path} is of schema {version}; this version of capshm reads {SCHEMA}")
+        if version not in _READABLE:
+            known = " and ".join(map(str, _READABLE))
+            raise ResultsError(f"{path} is of schema {version}; this version of capshm reads {known}")
         return msgspec.json.decode(text, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} is damaged: {error}") from error
