@@ -2,12 +2,15 @@
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
+from errno import EACCES
 from pathlib import Path
 
 import pytest
 
+from capshm import Refused
 from capshm.model.rules import RULES
 
 COURSE = Path(__file__).resolve().parents[2] / "examples"
@@ -40,6 +43,20 @@ def test_example_prints_what_it_says(path: Path) -> None:
     assert (run.returncode, run.stderr) == (0, "")
     pattern = re.escape("".join(f"{line}\n" for line in _shown(path))).replace(r"\.\.\.", r"\d+")
     assert re.fullmatch(pattern, run.stdout), run.stdout
+
+
+def test_an_example_that_does_not_show_what_it_claims_fails() -> None:
+    """A wrong value, a block that nothing stops, and one that another rule stops."""
+    course = runpy.run_path(str(COURSE / "course.py"))
+    with pytest.raises(AssertionError, match="one: 1 was expected"):
+        course["show"]("one", 2, 1)
+    with pytest.raises(AssertionError, match="a call: nothing stopped it"), course["expect"](Refused, "a call"):
+        pass
+    with (
+        pytest.raises(AssertionError, match="E2 was expected"),
+        course["expect"](Refused, "a call", rule="cheribsd:E2"),
+    ):
+        raise Refused("a call", errno=EACCES, rule="cheribsd:B3")
 
 
 @pytest.mark.parametrize("path", [*EXAMPLES, GUIDE], ids=lambda path: path.stem)
