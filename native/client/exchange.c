@@ -27,6 +27,7 @@ static int connection = -1;
 static ino_t connection_inode;
 static char why_closed[WHY_SIZE];
 static uint64_t last_number;
+static uint64_t signals_before_fork;
 static struct request request_at_hand;
 static char packet[PACKET_LIMIT];
 
@@ -44,17 +45,14 @@ void exchange_end(uint64_t signals_before) {
     capshm_restore_signals(signals_before);
 }
 
-/* Around every fork: the child begins with a turn that nobody has. */
+/* Around every fork: no other thread has the turn, so that the child does not begin with one that nobody gives back. */
 static void fork_before(void) {
-    capshm_fork_block_signals();
-    pthread_mutex_lock(&mutex);
-    capshm_remote_hold();
+    const uint64_t signals_before = exchange_begin();
+    signals_before_fork = signals_before;
 }
 
 static void fork_after(void) {
-    capshm_remote_release();
-    pthread_mutex_unlock(&mutex);
-    capshm_fork_restore_signals();
+    exchange_end(signals_before_fork);
 }
 
 struct request *exchange_request(const char *call) {

@@ -6,13 +6,14 @@
 #define _GNU_SOURCE
 #include <capshm/client.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { HANDLES = 4096, WORDS = 8, LINE = 8192, BUFFER = 256 };
+enum { HANDLES = 4096, WORDS = 8, LINE = 8192, BUFFER = 256, THREADS = 4 };
 
 static capshm_capability handles[HANDLES];
 static size_t handle_count;
@@ -90,6 +91,51 @@ static void spin(void) {
     puts("ok");
 }
 
+/* What one thread does as often: memory of its own, with a capability in it. */
+static void *work(void *rounds) {
+    const int all = CAPSHM_PROT_READ | CAPSHM_PROT_WRITE | CAPSHM_PROT_CAP;
+    for (uint64_t round = *(const uint64_t *)rounds; round > 0; round--) {
+        capshm_capability memory;
+        capshm_capability found;
+        struct capshm_description description;
+        if (capshm_mmap(CAPSHM_NULL, 1, all, CAPSHM_MAP_ANON | CAPSHM_MAP_PRIVATE, -1, 0, &memory) != CAPSHM_OK ||
+            capshm_capability_store(memory, 0, memory) != CAPSHM_OK ||
+            capshm_capability_load(memory, 0, &found) != CAPSHM_OK ||
+            capshm_capability_describe(found, &description) != CAPSHM_OK || !description.tag ||
+            capshm_munmap(memory, 1) != CAPSHM_OK)
+            return rounds;
+        capshm_capability_release(memory);
+        capshm_capability_release(found);
+    }
+    return NULL;
+}
+
+/* Threads that work, while this one forks children, which are told that they are not attached and attach on their own. */
+static void work_in_threads(void) {
+    pthread_t threads[THREADS];
+    uint64_t rounds = number(1);
+    unsigned failures = 0;
+    for (int i = 0; i < THREADS; i++)
+        failures += pthread_create(&threads[i], NULL, work, &rounds) != 0;
+    for (int i = 0; i < THREADS; i++) {
+        const pid_t child = fork();
+        if (child == 0) {
+            uint64_t one = 1;
+            const bool is_told = work(&one) != NULL && capshm_last_refusal()->status == CAPSHM_NOT_ATTACHED;
+            capshm_machine_detach();
+            _exit(is_told && capshm_machine_attach(NULL) == CAPSHM_OK && work(&one) == NULL ? EXIT_SUCCESS
+                                                                                            : EXIT_FAILURE);
+        }
+        int status;
+        failures += waitpid(child, &status, 0) != child || status != 0;
+    }
+    for (int i = 0; i < THREADS; i++) {
+        void *failed;
+        failures += pthread_join(threads[i], &failed) != 0 || failed != NULL;
+    }
+    printf("ok %u\n", failures);
+}
+
 /* The child goes on with the lines that follow; the parent ends with it. */
 static void fork_here(void) {
     const pid_t child = fork();
@@ -153,6 +199,8 @@ static void obey(void) {
         capshm_capability_release(handle(1)), puts("ok");
     else if (strcmp(call, "spin") == 0)
         spin();
+    else if (strcmp(call, "threads") == 0)
+        work_in_threads();
     else if (strcmp(call, "poke") == 0)
         *(volatile char *)number(1) = 1, puts("ok"); /* past the library */
     else

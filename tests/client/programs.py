@@ -108,12 +108,11 @@ class Probe:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._process.stdout is not None
-        try:
-            if self._process.poll() is None:
-                os.kill(self.pid, signal.SIGCONT)  # a test may have stopped it
-            self.end()
-        finally:
-            self._process.stdout.close()
+        if self._process.poll() is None:
+            os.kill(self.pid, signal.SIGCONT)  # a test may have stopped it
+        status = self.end()
+        self._process.stdout.close()
+        assert error is not None or status == 0
 
 
 def refused(probe: Probe, *words: object) -> RefusedInC:

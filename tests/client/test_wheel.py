@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from capshm import get_include, get_library_dir
 from tests.client.programs import ROOT, compile_program, library_flags
 
 COMPILERS = {
@@ -78,3 +79,21 @@ def test_pkg_config_says_the_same(tmp_path: Path) -> None:
         assert other.startswith(flag)
         if flag != "-l":
             assert Path(one.removeprefix(flag)).samefile(other.removeprefix(flag))
+
+
+@pytest.mark.slow
+def test_the_library_exports_what_the_header_declares() -> None:
+    """No name of the core can be taken, or taken over, by a program."""
+    header = (Path(get_include()) / "capshm/client.h").read_text(encoding="utf-8")
+    declared = set(re.findall(r"^CAPSHM_API [^;(]*?(capshm_\w+)\(", header, re.MULTILINE))
+    said = _run("nm", "--dynamic", "--defined-only", Path(get_library_dir()) / "libcapshm.so")
+    assert len(declared) == 18
+    assert {line.split()[-1] for line in said.splitlines()} == declared
+
+
+@pytest.mark.slow
+def test_config_asks_what_is_wanted() -> None:
+    """Without a flag there is nothing to print: a wrong command line."""
+    done = subprocess.run([sys.executable, "-m", "capshm", "config"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--cflags" in done.stderr
