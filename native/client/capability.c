@@ -48,41 +48,44 @@ enum capshm_status capshm_capability_describe(capshm_capability capability, stru
 
 enum capshm_status capshm_capability_with_address(capshm_capability from, uint64_t address, capshm_capability *into) {
     capshm_capability made;
-    const enum capshm_status status = member_new_handle("with_address", &made);
-    return status != CAPSHM_OK
-               ? status
-               : finish_new(capshm_with_address(from.number, address, made.number), "with_address", made, into);
+    enum capshm_status status = member_new_handle("with_address", &made);
+    if (status == CAPSHM_OK)
+        status = finish_new(capshm_with_address(from.number, address, made.number), "with_address", made, into);
+    return status;
 }
 
 enum capshm_status capshm_capability_with_bounds(capshm_capability from, uint64_t length, capshm_capability *into) {
     capshm_capability made;
-    const enum capshm_status status = member_new_handle("with_bounds", &made);
-    return status != CAPSHM_OK
-               ? status
-               : finish_new(capshm_with_bounds(from.number, length, false, made.number), "with_bounds", made, into);
+    enum capshm_status status = member_new_handle("with_bounds", &made);
+    if (status == CAPSHM_OK)
+        status = finish_new(capshm_with_bounds(from.number, length, false, made.number), "with_bounds", made, into);
+    return status;
 }
 
 enum capshm_status capshm_capability_with_permissions(capshm_capability from, uint32_t permissions,
                                                       capshm_capability *into) {
     capshm_capability made;
-    const enum capshm_status status = member_new_handle("with_permissions", &made);
-    return status != CAPSHM_OK ? status
-                               : finish_new(capshm_with_permissions(from.number, permissions, made.number),
-                                            "with_permissions", made, into);
+    enum capshm_status status = member_new_handle("with_permissions", &made);
+    if (status == CAPSHM_OK)
+        status =
+            finish_new(capshm_with_permissions(from.number, permissions, made.number), "with_permissions", made, into);
+    return status;
 }
 
 enum capshm_status capshm_capability_from_number(uint64_t number, capshm_capability *into) {
     capshm_capability made;
-    const enum capshm_status status = member_new_handle("from_number", &made);
-    return status != CAPSHM_OK ? status
-                               : finish_new(capshm_make(made.number, number, 0, false), "from_number", made, into);
+    enum capshm_status status = member_new_handle("from_number", &made);
+    if (status == CAPSHM_OK)
+        status = finish_new(capshm_make(made.number, number, 0, false), "from_number", made, into);
+    return status;
 }
 
 enum capshm_status capshm_capability_load(capshm_capability authority, uint64_t offset, capshm_capability *into) {
     capshm_capability made;
-    const enum capshm_status status = member_new_handle("load", &made);
-    return status != CAPSHM_OK ? status
-                               : finish_new(capshm_load(authority.number, offset, made.number), "load", made, into);
+    enum capshm_status status = member_new_handle("load", &made);
+    if (status == CAPSHM_OK)
+        status = finish_new(capshm_load(authority.number, offset, made.number), "load", made, into);
+    return status;
 }
 
 enum capshm_status capshm_capability_store(capshm_capability authority, uint64_t offset, capshm_capability value) {
