@@ -181,6 +181,28 @@ def test_violations(program: str, machine: Machine) -> None:
 
 
 @pytest.mark.slow
+def test_an_object_that_is_cut_short(program: str, machine: Machine) -> None:
+    """What another process has truncated faults as an emulated violation, and the process in C goes on."""
+    open_box()
+    with Probe(program, machine) as probe:
+        handle = map_box(probe)
+        fd = bsd.shm_open("/box", os.O_RDWR)
+        os.ftruncate(fd, 0)
+        for words in (
+            ("read", handle, 0, 1),
+            ("write", handle, 0, "x"),
+            ("load", handle, 0),
+            ("store", handle, 0, handle),
+        ):
+            told = refused(probe, *words)
+            assert (told.status, told.rule) == (status("PAGE_VIOLATION"), "BUS_ADRERR"), words
+        os.ftruncate(fd, PAGE)
+        os.close(fd)
+        probe("store", handle, 0, handle)
+        assert probe.see(probe.number("load", handle, 0)).tag
+
+
+@pytest.mark.slow
 def test_handles_that_name_nothing(program: str, machine: Machine) -> None:
     """One that was never made is an invalid argument; one that was released has no authority; nothing is harmed."""
     with Probe(program, machine) as probe:
