@@ -67,6 +67,15 @@ def test_the_example_with_an_installed_wheel(tmp_path: Path) -> None:
     assert _run(python, EXAMPLE / "share.py", tmp_path / "cc") == OUTPUT
 
 
+def test_the_readme_quotes_the_example() -> None:
+    """The lines of C that the README shows are those of the example, but for the comments behind them."""
+    [block] = re.findall(r"^```c\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    example = (EXAMPLE / "share.c").read_text(encoding="utf-8")
+    quoted = [line.partition("/*")[0].rstrip() for line in block.splitlines()]
+    assert len(quoted) > 4
+    assert [line for line in quoted if line not in example] == []
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pkg-config") is None, reason="there is no pkg-config")
 def test_pkg_config_says_the_same(tmp_path: Path) -> None:

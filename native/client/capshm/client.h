@@ -189,7 +189,8 @@ enum {
     CAPSHM_MAP_EXCL = 0x4000,
 };
 
-/* Beside the flags of <fcntl.h>: the new object may carry capabilities between address spaces. */
+/* Beside the flags of <fcntl.h>: the new object may carry capabilities between address spaces. (The bit is FreeBSD's; it is
+ * that of Linux's O_NOFOLLOW, which means nothing here.) */
 #define CAPSHM_O_SHARECAP 0x20000
 
 /* Opens or creates shared memory; *descriptor is closed by exec, and the caller's to close.
