@@ -79,7 +79,7 @@ $(TOOLS): $(MADE)/venv requirements/dev.txt
 	@mv $@.new $@
 
 # The folder itself stands for files that came or went. Python sources need no step: the install points at them.
-$(CORE): $(TOOLS) pyproject.toml native $(wildcard native/* native/*/*)
+$(CORE): $(TOOLS) pyproject.toml native $(wildcard native/* native/*/* native/*/*/*)
 	@echo '== building the core'
 	@touch $@.new
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
