@@ -99,6 +99,10 @@ class Observer:
         """The regions and mappings of an emulated process. CapshmError: there is none with that pid."""
         return records.tree(self._connection.ask, pid)
 
-    def audit(self) -> list[records.Audit]:
-        """Every event so far, in order."""
-        return records.audit(self._connection.ask)
+    def audit(self, start: int = 1) -> list[records.Audit]:
+        """The events so far, in order, from this number on."""
+        return records.audit(self._connection.ask, start)
+
+    def last_event(self) -> int:
+        """The number of the last event so far."""
+        return records.last_event(self._connection.ask)

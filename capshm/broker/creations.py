@@ -2,7 +2,8 @@
 
 Each is a program of its own that the broker starts (capshm._created): it has nothing of the caller's, neither memory
 nor descriptors, and is nobody's child that a program might wait for. It attaches as any program does, says that it is
-ready, and only then the caller is answered. Closing the last handle to such a process ends it, and so does the end of the broker.
+ready, and only then the caller is answered. Closing the last handle to such a process ends it, and so does the end of
+the broker.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -25,6 +25,7 @@ from capshm.model.objects import Kind, MemoryObject, ObjectTable
 from capshm.model.regions import Reservation, Vmar
 from capshm.model.sysv import SegmentTable
 from capshm.model.vmar_changing import Removal, Removed
+from capshm.records import Datum
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,6 +159,7 @@ class State:
         rule: str = "",
         number: int = 0,
         message: str = "",
+        data: Mapping[str, Datum] | None = None,
     ) -> None:
         """Write an event of a member into the audit; before it is committed, so that nothing happens unrecorded."""
         is_request = isinstance(request, Message)
@@ -170,4 +172,5 @@ class State:
             is_allowed=is_allowed,
             at=request.at if is_request and isinstance(request, Message) else ("", 0),
             message=message,
+            data=data,
         )

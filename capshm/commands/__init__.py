@@ -10,7 +10,7 @@ import cyclopts
 from rich.console import Console
 
 from capshm import CapshmError, __version__
-from capshm.commands import audit, caps, compare, doctor, explain, ps, record, run, vm
+from capshm.commands import audit, caps, compare, doctor, explain, ps, record, run, trace, vm
 
 app = cyclopts.App(
     name="capshm",
@@ -25,6 +25,7 @@ for verb in (
     vm.vm,
     caps.caps,
     audit.app,
+    trace.trace,
     explain.explain,
     doctor.doctor,
 ):

@@ -193,7 +193,7 @@ def test_a_rule_of_a_plug_in_is_known_where_it_occurs() -> None:
     """The audit knows the rules of its tables and those that its records have; no other, so that no typing mistake
     passes for an answer.
     """
-    seen = records.Audit(1, 0.0, 1, 1, "map", "guests", 0, False, "", 0, "")
+    seen = records.Audit(1, 0.0, 1, 1, "map", "guests", 0, False, "", 0, "", {})
     Filters(rule="guests").check([seen])
     for rule in ("host", "isolated", "cheribsd:F2", "F2", "1.D/3"):
         Filters(rule=rule).check([])
