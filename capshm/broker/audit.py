@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -84,12 +84,11 @@ class AuditLog:
         is_allowed: bool,
         at: tuple[str, int] = ("", 0),
         message: str = "",
-        data: Mapping[str, Datum] | None = None,
+        data: dict[str, Datum] | None = None,
     ) -> None:
         """Write a record. OSError if the disk is full: then nothing of it is kept, and its number is used again."""
         now = time.time()
-        about = dict(data or {})
-        record = Record(self._next, now, pid, vmspace, event, rule, object, is_allowed, *at, message, about)
+        record = Record(self._next, now, pid, vmspace, event, rule, object, is_allowed, *at, message, data or {})
         line = memoryview(_encoder.encode(record) + b"\n")
         written = 0
         try:

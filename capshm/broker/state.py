@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -159,7 +159,7 @@ class State:
         rule: str = "",
         number: int = 0,
         message: str = "",
-        data: Mapping[str, Datum] | None = None,
+        data: dict[str, Datum] | None = None,
     ) -> None:
         """Write an event of a member into the audit; before it is committed, so that nothing happens unrecorded."""
         is_request = isinstance(request, Message)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from capshm.commands.top_screen import Top
 
-_SIZE = 124, 30  # of a picture, in characters
+_SIZE = 132, 30  # of a picture, in characters
 
 Flag = Annotated[bool, cyclopts.Parameter(negative=())]
 
@@ -57,7 +57,7 @@ def top(
     """
     from capshm.commands.top_glance import Watch, document, headline, sections
 
-    if not machines():
+    if machine is None and not machines():
         raise CapshmError("no machine of this user is running; `capshm run -- script.py` starts one")
     if once or json_output:
         with Watch(choose(machine)) as watch:

@@ -7,6 +7,7 @@ to the screen. Nothing waits for it at the end: a broker that stands still keeps
 from __future__ import annotations
 
 import threading
+import time
 from typing import ClassVar
 
 from rich.text import Text
@@ -31,11 +32,12 @@ class Looked(Message):
 
 
 class Ended(Message):
-    """It cannot be looked at any more."""
+    """It cannot be looked at any more, and why."""
 
-    def __init__(self, machine: str) -> None:
+    def __init__(self, machine: str, reason: str) -> None:
         super().__init__()
         self.machine = machine
+        self.reason = reason
 
 
 class Eyes(threading.Thread):
@@ -56,7 +58,10 @@ class Eyes(threading.Thread):
                     self._app.post_message(Looked(watch.look()))
                     self._is_closed.wait(self._interval)
         except CapshmError:
-            self._app.post_message(Ended(self._machine))
+            self._app.post_message(Ended(self._machine, "has ended"))
+        except Exception as error:  # above all what a broker of another version answers
+            what = f"{type(error).__name__}: {error}"
+            self._app.post_message(Ended(self._machine, f"does not answer as this version of capshm expects ({what})"))
 
     def close(self) -> None:
         """Look no more; a look that is under way is told to nobody who minds."""
@@ -114,7 +119,9 @@ class Table(DataTable[Text]):
 
 
 class Top(App[None]):
-    """The screen. machine: which is looked at first. interval: seconds between looks."""
+    """The screen. machine: which is looked at first. interval: seconds between looks. patience: how many without an
+    answer until it is said that there is none.
+    """
 
     TITLE = "capshm top"
     ENABLE_COMMAND_PALETTE = False
@@ -135,12 +142,14 @@ class Top(App[None]):
         ("escape", "unfilter", "All rows"),
     ]
 
-    def __init__(self, machine: str, interval: float = 1.0) -> None:
+    def __init__(self, machine: str, interval: float = 1.0, patience: float = 5.0) -> None:
         super().__init__()
         self.machine = machine
         self.glance: Glance | None = None
         self.is_over = False
         self._interval = interval
+        self._patience = patience
+        self._last = time.monotonic()
         self._eyes = Eyes(self, machine, interval)
 
     def compose(self) -> ComposeResult:
@@ -157,6 +166,7 @@ class Top(App[None]):
         """Begin to look."""
         self.query_one("#processes").focus()
         self._eyes.start()
+        self.set_interval(self._interval, self._complain)
 
     def on_unmount(self) -> None:
         """Look no more."""
@@ -167,6 +177,7 @@ class Top(App[None]):
         glance = message.glance
         if glance.machine == self.machine:
             self.glance = glance
+            self._last = time.monotonic()
             self._tell(headline(glance))
             for section in sections(glance):
                 self.query_one(f"#{section.name}", Table).show(section)
@@ -177,7 +188,7 @@ class Top(App[None]):
             others = [each for each in machines() if each != message.machine]
             hint = f"m: look at {others[0]}" if others else "no other is running; q: quit"
             self.is_over = True
-            self._tell(f"machine {message.machine} has ended · {hint}", is_ended=True)
+            self._tell(f"machine {message.machine} {message.reason} · {hint}", is_ended=True)
 
     def on_input_changed(self, message: Input.Changed) -> None:
         """Filter while it is typed."""
@@ -217,10 +228,17 @@ class Top(App[None]):
             return
         self._eyes.close()
         self.is_over = False
+        self._last = time.monotonic()
         self.machine = next((each for each in running if each > self.machine), running[0])
         self._tell(f"machine {self.machine} …")
         self._eyes = Eyes(self, self.machine, self._interval)
         self._eyes.start()
+
+    def _complain(self) -> None:
+        """A broker that stands still would else look like a machine in which nothing happens."""
+        silence = time.monotonic() - self._last
+        if silence > self._patience and not self.is_over:
+            self._tell(f"machine {self.machine} has not answered for {silence:.0f} s · q: quit", is_ended=True)
 
     def _focused_table(self) -> Table:
         return self.focused if isinstance(self.focused, Table) else self.query_one("#processes", Table)

@@ -379,7 +379,7 @@ def test_doctor_finds_this_machine_well() -> None:
 
 def test_without_a_machine_the_verbs_say_so() -> None:
     """A machine that does not run is named in the error, and the exit status is 1."""
-    for words in (["ps"], ["vm", "1"], ["caps"], ["audit"]):
+    for words in (["ps"], ["vm", "1"], ["caps"], ["audit"], ["trace"], ["top", "--once"]):
         done = run(*words, machine="nowhere")
         assert (done.returncode, done.stdout) == (1, "")
         assert "'nowhere'" in done.stderr

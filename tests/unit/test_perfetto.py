@@ -203,6 +203,9 @@ def test_what_trace_says_of_wrong_files() -> None:
             assert reason in told(path, **options)
         assert "not one of its lines is a record" in told(first, output=Path("third"))
         assert "no machine 'nowhere'" in told(machine="nowhere")
+        with capshm.Machine() as machine:
+            assert told(machine=machine.name).startswith(f"{machine.name}.pftrace: 1 process, ")
+            Path(f"{machine.name}.pftrace").unlink()
 
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(lines[:3] + lines[4:-1]) + lines[-1][:-9])
@@ -240,6 +243,8 @@ def wild(dice: random.Random, count: int) -> Iterator[Audit]:
             data = {"child": dice.randrange(1, 6)}
         elif memory and event != "shm_open":
             data = {"maximum": dice.choice(["rw", "rwR", "rwRW"]), "child": dice.randrange(1, 6)}
+            if dice.random() < 0.2:
+                data["vmspace"] = dice.randrange(1, 6)  # of another process's mapping
         elif event == "revoke" and dice.random() < 0.8:
             stops = [dice.randrange(10**9, 10**10), dice.randrange(10**6)] * dice.randrange(3)
             data = {"stops": stops, "objects": [dice.randrange(1, 6), 1], "cleared": 1}

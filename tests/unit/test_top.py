@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,6 +20,7 @@ from textual.widgets import Input, Static
 import capshm
 from capshm import observer
 from capshm.commands import top as verb
+from capshm.commands import top_screen
 from capshm.commands.top_screen import Table, Top
 
 Rows: TypeAlias = list[list[str]]
@@ -72,6 +74,13 @@ class Running:
         self._program.stdin.write("once more\n")
         self._program.stdin.flush()
         assert self._read() == "refused\n"
+
+    @property
+    def broker(self) -> int:
+        """Its pid: of the processes that the command has started, the other one."""
+        children = Path(f"/proc/{self._program.pid}/task/{self._program.pid}/children").read_text(encoding="ascii")
+        (pid,) = set(children.split()) - {self.parent}
+        return int(pid)
 
     def end(self) -> None:
         """All of it, and wait."""
@@ -128,19 +137,21 @@ def play(app: Top, body: Callable[[Pilot[None]], Awaitable[None]]) -> None:
 
 
 @pytest.mark.slow
-def test_the_screen_shows_what_the_machine_does(tmp_path: Path) -> None:
+def test_the_screen_shows_what_the_machine_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes, objects with their tags, a refusal as it happens, sorting, filtering, and the next machine.
 
     Nothing of it is in the machine's audit, and one that ends while it is watched says so.
     """
     with running(tmp_path, "top-first", "top-second") as (first, second):
-        app = Top(first.name, interval=0.2)
+        mine = {first.name, second.name}  # others may run on this machine
+        monkeypatch.setattr(top_screen, "machines", lambda: [each for each in observer.machines() if each in mine])
+        app = Top(first.name, interval=0.2, patience=1)
 
         async def body(pilot: Pilot[None]) -> None:
             await until(pilot, lambda: len(rows(app, "processes")) == 3)
             assert {row[0] for row in rows(app, "processes")} >= {first.parent, first.child}
-            (mine,) = rows(app, "objects")
-            assert mine[1:] == ["shm", "-", "4096", "2", "1"]
+            (memory,) = rows(app, "objects")
+            assert memory[1:] == ["shm", "-", "4096", "2", "1"]
             assert rows(app, "refusals") == []
             assert re.search(r" 1 pass by gate · last pause [\d.]+ ms.* · 1 tag cleared", headline(app))
 
@@ -168,8 +179,7 @@ def test_the_screen_shows_what_the_machine_does(tmp_path: Path) -> None:
             await pilot.press("escape")
             await until(pilot, lambda: len(rows(app, "processes")) == 3)
 
-            while app.machine != second.name:  # there may be others of this user in between
-                await pilot.press("m")
+            await pilot.press("m")
             await until(pilot, lambda: second.child in {row[0] for row in rows(app, "processes")})
             assert rows(app, "refusals") == []
             second.end()
@@ -177,8 +187,13 @@ def test_the_screen_shows_what_the_machine_does(tmp_path: Path) -> None:
             assert app.glance is not None
             assert app.glance.machine == second.name
             assert len(rows(app, "processes")) == len(app.glance.processes)  # what was seen last stays
-            while app.machine != first.name:
-                await pilot.press("m")
+            await pilot.press("m")
+            await until(pilot, lambda: f"machine {first.name} ·" in headline(app))
+            try:
+                os.kill(first.broker, signal.SIGSTOP)
+                await until(pilot, lambda: f"machine {first.name} has not answered for " in headline(app))
+            finally:
+                os.kill(first.broker, signal.SIGCONT)
             await until(pilot, lambda: f"machine {first.name} ·" in headline(app))
             await pilot.press("q")
 
@@ -215,6 +230,31 @@ def test_one_look_for_scripts_and_one_for_documents(tmp_path: Path, capsys: pyte
             verb.top(machine.name)
     with pytest.raises(capshm.CapshmError, match=f"no machine '{machine.name}' of this user is running"):
         verb.top(machine.name, once=True)
+
+
+@pytest.mark.slow
+def test_without_its_library_top_names_the_extra(tmp_path: Path) -> None:
+    """And one look needs none; capshm trace says the same of its own."""
+    program = (
+        "import importlib.util, sys\n"
+        "from importlib.util import find_spec\n"
+        "lacking = ('textual', 'perfetto')\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name in lacking else find_spec(name, *rest)\n"
+        "sys.argv = sys.argv[1:]\n"
+        "from capshm.commands import main\n"
+        "main()\n"
+    )
+    with running(tmp_path, "top-bare") as (machine,):
+        for words, status, text in (
+            (["top", machine.name], 1, "pip install 'capshm[top]'; --once does without"),
+            (["trace", "--machine", machine.name], 1, "pip install 'capshm[trace]'"),
+            (["top", machine.name, "--once"], 0, machine.child),
+        ):
+            done = subprocess.run(
+                [sys.executable, "-c", program, "capshm", *words], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == status, done.stderr
+            assert text in done.stdout + done.stderr
 
 
 def test_without_any_machine_top_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
