@@ -42,7 +42,7 @@ TOOLS := $(MADE)/tools
 CORE := $(MADE)/core
 
 # What lint reads, as far as it is there.
-PYTHON_TREES := $(wildcard capshm tests bench native docs)
+PYTHON_TREES := $(wildcard capshm tests bench native docs examples)
 C_TREES := $(wildcard native tests/native bench)
 
 .DEFAULT_GOAL := help
@@ -172,6 +172,6 @@ soak: $(CORE)
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find capshm tests bench native docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find capshm tests bench native docs examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 comma := ,

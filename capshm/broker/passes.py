@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from capshm._native import CData
 
 
+MOST_PAUSES = 4096
+"""That are kept until somebody takes them."""
+
+
 class Found(NamedTuple):
     """What sweeps of objects have met."""
 

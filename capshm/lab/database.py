@@ -1,15 +1,16 @@
 """results.sqlite: a run for SQL. It is made from the manifest and the records, and can be made again at any time.
 
     run       key, value                                                     what the manifest says
-    cells     id, round, workload, size, trace, policy, revoker, stopper,    a row a cell that has finished
-              scope, seed, wall_ns, cpu_ns, setup_ns, checksum
+    cells     id, round, workload, size, trace, processes, density, policy,  a row a cell that has finished
+              revoker, stopper, scope, seed, wall_ns, cpu_ns, setup_ns, checksum
     counts    cell, name, value                                              operations, crossed, passes, ...
-    failures  round, workload, size, trace, policy, revoker, stopper,        a row a cell that has failed
-              scope, seed, message
+    failures  round, workload, size, trace, processes, density, policy,      a row a cell that has failed
+              revoker, stopper, scope, seed, message
     canary    round, microseconds
 
-trace is NULL but for recorded programs; revoker, stopper and scope are NULL where there is none: plain memory has no
-machine, and a revoker that never revokes needs no stopper and no scope. For example, the fastest of each:
+trace is NULL but for recorded programs; processes and density where they are the workload's own; revoker, stopper and
+scope are NULL where there is none: plain memory has no machine, and a revoker that never revokes needs no stopper and
+no scope. For example, the fastest of each:
 
     SELECT workload, size, policy, revoker, min(wall_ns) / 1e6 AS ms FROM cells GROUP BY 1, 2, 3, 4;
 """
@@ -33,6 +34,7 @@ _TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE cells (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
+    processes INTEGER, density REAL,
     policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL,
     wall_ns INTEGER NOT NULL, cpu_ns INTEGER NOT NULL, setup_ns INTEGER NOT NULL,
     checksum TEXT NOT NULL -- hexadecimal, since a number of SQL has 63 bits
@@ -40,6 +42,7 @@ CREATE TABLE cells (
 CREATE TABLE counts (cell INTEGER NOT NULL REFERENCES cells, name TEXT NOT NULL, value INTEGER NOT NULL);
 CREATE TABLE failures (
     round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
+    processes INTEGER, density REAL,
     policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL, message TEXT NOT NULL
 );
 CREATE TABLE canary (round INTEGER NOT NULL, microseconds REAL);

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from xml.etree import ElementTree
 
 import pytest
+from textual.binding import Binding
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
@@ -21,7 +22,10 @@ import capshm
 from capshm import observer
 from capshm.commands import top as verb
 from capshm.commands import top_screen
+from capshm.commands.top_glance import Glance, Passes, sections
 from capshm.commands.top_screen import Table, Top
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 Rows: TypeAlias = list[list[str]]
 
@@ -263,3 +267,16 @@ def test_without_any_machine_top_says_how_to_start_one(monkeypatch: pytest.Monke
     for is_once in (False, True):
         with pytest.raises(capshm.CapshmError, match=r"no machine .* `capshm run -- script.py` starts one"):
             verb.top(once=is_once)
+
+
+def test_the_picture_of_the_readme_is_of_this_screen() -> None:
+    """It has the columns and keys that there are now; `make pictures` takes it again."""
+    text = (_ROOT / "docs" / "top.svg").read_text(encoding="utf-8")
+    words = "".join(ElementTree.fromstring(text).itertext()).replace("\xa0", " ")
+    nothing = Glance("", 0, [], [], [], Passes(0, "", None, None, 0))
+    shown = [section.name for section in sections(nothing)] + [
+        each.description for each in Binding.make_bindings(Top.BINDINGS)
+    ]
+    shown += [column for section in sections(nothing) for column in section.columns]
+    assert [word for word in shown if word not in words] == []
+    assert "(docs/top.svg)" in (_ROOT / "README.md").read_text(encoding="utf-8")
