@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.app import App, ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import DataTable, Footer, Input, Static
@@ -140,6 +140,7 @@ class Top(App[None]):
         ("m", "machine", "Next machine"),
         ("q", "quit", "Quit"),
         ("escape", "unfilter", "All rows"),
+        Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
     ]
 
     def __init__(self, machine: str, interval: float = 1.0, patience: float = 5.0) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from capshm.errors import CapshmError
 from capshm.lab.perfetto_arrows import Arrow, arrows
 from capshm.lab.perfetto_packets import Event, Flows, Packets
 from capshm.records import Audit, Datum
@@ -41,7 +42,8 @@ class Summary(NamedTuple):
 def write(records: Sequence[Audit], path: Path, on_record: Callable[[], None] = lambda: None) -> Summary:
     """Write the trace of these records, in their order, to a file, which has all of it or is as it was.
 
-    The same records make the same bytes. on_record: is called after each. OSError: it could not be written.
+    The same records make the same bytes. on_record: is called after each. CapshmError: they hold what no broker writes.
+    OSError: it could not be written.
     """
     found = arrows(records)
     half_written = path.with_name(f".{path.name}-{os.getpid()}")
@@ -50,6 +52,8 @@ def write(records: Sequence[Audit], path: Path, on_record: Callable[[], None] = 
             packets = Packets(file)
             processes = _Story(packets, found).tell(records, on_record)
         half_written.replace(path)
+    except (ValueError, OverflowError) as error:  # a number that no packet holds
+        raise CapshmError(f"there is no trace of these records: {error}") from None
     except OSError as error:
         error.filename = os.fspath(path)  # a failed write names none
         raise

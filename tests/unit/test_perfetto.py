@@ -230,6 +230,15 @@ def test_any_audit_makes_a_trace_that_can_be_read(tmp_path: Path) -> None:
         assert summary.arrows == len(arrows(records))
 
 
+def test_numbers_that_no_broker_writes_are_told(tmp_path: Path) -> None:
+    """A file may say anything; what has no place in a trace is an error, and nothing is left of it."""
+    record = Audit(1, 1.0, 1, 1, "attach", "", 0, True, "", 0, "", {"parent": 1})
+    for wrong in (record._replace(pid=1 << 40), record._replace(number=1 << 70), record._replace(time=1e300)):
+        with pytest.raises(capshm.CapshmError, match="there is no trace of these records"):
+            perfetto_trace.write([wrong], tmp_path / "trace")
+    assert list(tmp_path.iterdir()) == []
+
+
 def wild(dice: random.Random, count: int) -> Iterator[Audit]:
     """What a broker might record, in no order that makes sense."""
     events = ("attach", "fork", "forked", "end", "fork drop", "fork failed", "map", "shm_open", "knob", "revoke")

@@ -200,6 +200,9 @@ def test_the_screen_shows_what_the_machine_does(tmp_path: Path, monkeypatch: pyt
                 os.kill(first.broker, signal.SIGCONT)
             await until(pilot, lambda: f"machine {first.name} ·" in headline(app))
             await pilot.press("q")
+            while app.return_code is None:
+                await asyncio.sleep(0)
+            assert app.return_code == 0
 
         play(app, body)
 
