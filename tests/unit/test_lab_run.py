@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from capshm.commands import comparisons
+from capshm.errors import CapshmError
 from capshm.lab import results
 from capshm.lab.comparison import Case, Comparison, Configuration
 from capshm.lab.facts import Facts
@@ -157,6 +159,17 @@ def test_another_kind_of_machine_goes_on_with_nothing(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="holds no results"):
         Results.resume(tmp_path / "nowhere", [FACTS])
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("case", [Case("trace", 4096, "/nowhere/build.trace"), Case("uninstalled", 65_536)])
+def test_a_plan_that_cannot_be_run_any_more_is_not_gone_on_with(tmp_path: Path, case: Case) -> None:
+    """Its trace is gone, or its plug-in; the folder stays as it is."""
+    plan = Plan(comparisons=(Comparison((case,), CONFIGURATIONS, "plain"),), repeats=1, seed=5, timeout=60)
+    Results(tmp_path, Manifest(plan, FACTS)).close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CapshmError, match=r"the plan cannot be gone on with: .*(build\.trace|uninstalled)"):
+        comparisons.resume(tmp_path, "wall", cluster=None, is_retrying=False, is_json=False)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_is_gone_on_with_by_one_at_a_time(tmp_path: Path) -> None:
