@@ -257,7 +257,7 @@ def test_when_the_runner_is_killed_its_cell_goes_too() -> None:
 @isolated(bound=250)
 def test_a_killed_run_is_gone_on_with() -> None:
     """Killed in any of its cells: what has finished stays, and afterwards every cell is there once."""
-    check_going_on(kills=1)
+    check_going_on(kills=1, rounds=1)
 
 
 @pytest.mark.soak
@@ -265,20 +265,20 @@ def test_a_killed_run_is_gone_on_with() -> None:
 def test_a_run_that_is_killed_again_and_again_is_gone_on_with() -> None:
     """The same, often."""
     for _ in range(10):
-        check_going_on(kills=3)
+        check_going_on(kills=3, rounds=2)
 
 
-def check_going_on(kills: int) -> None:
+def check_going_on(kills: int, rounds: int) -> None:
     """Kill the runner so often, each time in a cell that chance chooses; then go on to the end."""
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     choose = random.Random(seed)
     with scene() as here, here.unheard() as heard:
         kept: list[Record] = []
-        left = 4
+        left = cells = 2 * rounds  # plain, and the policy
         while kills and left:
             kills -= 1
-            runner = here.start_again() if kept else here.start(BEGINS)
+            runner = here.start_again() if kept else here.start(BEGINS, repeats=rounds)
             for _ in range(choose.randint(1, left)):
                 select.select([heard], [], [])
                 os.read(heard, 1)
@@ -290,7 +290,7 @@ def check_going_on(kills: int) -> None:
             found = results.read(here.results)
             assert found.records[: len(kept)] == kept
             kept = found.records
-            left = 4 - sum(isinstance(each, Measured) for each in kept)
+            left = cells - sum(isinstance(each, Measured) for each in kept)
         done = here.end(here.start_again())
         assert done.status == 0
         assert "going on in" in done.messages
@@ -298,7 +298,7 @@ def check_going_on(kills: int) -> None:
         assert records[: len(kept)] == kept
         plan = results.read(here.results).manifest.plan
         ended = sorted((each.round, plan.cells.index(each.cell)) for each in records if isinstance(each, Measured))
-        assert ended == [(number, place) for number in (1, 2) for place in range(len(plan.cells))]
+        assert ended == [(1 + turn, place) for turn in range(rounds) for place in range(2)]
         assert here.show() == Done(0, done.output, "")
 
 
