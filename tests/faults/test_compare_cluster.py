@@ -88,8 +88,8 @@ def test_what_a_lost_worker_leaves_the_other_runs_and_ctrl_c_ends_it() -> None:
 
 @pytest.mark.slow
 @isolated(bound=250)
-def test_all_cells_run_on_a_cluster_and_without_a_scheduler_none() -> None:
-    """Every cell once, none by the runner; when the scheduler is killed nothing goes on, and nothing is left."""
+def test_all_cells_run_on_a_cluster() -> None:
+    """Every cell once; that two workers on one computer disturb one another is told."""
     with scene() as here, cluster(here, 2) as found:
         done = here.end(here.start(WORKS, repeats=2, options=["--cluster", found.address]))
         assert done.status == 0, done.messages
@@ -97,7 +97,14 @@ def test_all_cells_run_on_a_cluster_and_without_a_scheduler_none() -> None:
         plan = results.read(here.results).manifest.plan
         ended = [(each.round, each.cell) for each in here.records() if isinstance(each, Measured)]
         assert sorted(ended, key=str) == sorted(((1 + turn, cell) for turn in (0, 1) for cell in plan.cells), key=str)
-        runner = here.start(LISTENS, repeats=1, options=["--force", "--cluster", found.address])
+
+
+@pytest.mark.slow
+@isolated(bound=250)
+def test_without_a_scheduler_no_cell_runs() -> None:
+    """When it is killed the run ends and says so; neither the cell is left, nor a worker."""
+    with scene() as here, cluster(here, 1) as found:
+        runner = here.start(LISTENS, repeats=1, options=["--cluster", found.address])
         here.wait_for_listener()
         found.program.kill()
         found.program.wait()
