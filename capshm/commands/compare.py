@@ -36,6 +36,7 @@ def compare(
     scopes: Words = None,
     sizes: Numbers = None,
     trace: Annotated[list[str] | None, cyclopts.Parameter(negative=())] = None,
+    image: Annotated[list[str] | None, cyclopts.Parameter(negative=())] = None,
     plan: Path | None = None,
     repeats: int | None = None,
     seed: int | None = None,
@@ -52,9 +53,10 @@ def compare(
 ) -> None:
     """Run workloads under policies, and show what each costs: against plain shared memory, and against `open`.
 
-    What frees memory, churn and traces, runs with every revoker, too, and shows what revocation costs: against `none`.
-    With --revokers, --stoppers or --scopes all runs in every combination of what is named, and each is compared with
-    the same that has the policy open, the revoker none, the stopper gate, or the scope vmspace, if that takes part.
+    What frees memory, churn, traces and images, runs with every revoker, too, and shows what revocation costs: against
+    `none`. With --revokers, --stoppers or --scopes all runs in every combination of what is named, and each is compared
+    with the same that has the policy open, the revoker none, the stopper gate, or the scope vmspace, if that takes
+    part.
 
     Each runs in fresh processes, as often as --repeats says: a round runs every one once, in a random order. Overheads
     are medians of the rounds' ratios with 95 % intervals; where nothing was seen the table says how small a difference
@@ -80,9 +82,12 @@ def compare(
         Bytes, for all workloads, from 65,536 to 4,294,967,296; each workload's own without it.
     trace
         Also replay this recorded program: a file, or the name of a bundled one. May be given more than once.
+    image
+        Also work in memory with the pointers of a real program, as `capshm snapshot` has found them: a file, or the
+        name of a bundled one. May be given more than once.
     plan
-        A TOML file with workloads, policies, revokers, stoppers, scopes, sizes, traces, repeats, seed, baseline,
-        timeout; the command line goes first.
+        A TOML file with workloads, policies, revokers, stoppers, scopes, sizes, traces, images, repeats, seed,
+        baseline, timeout; the command line goes first.
     repeats
         Rounds; 8, with --quick 2. Intervals need 6, and each round more makes smaller differences visible.
     seed
@@ -127,6 +132,7 @@ def compare(
             scopes=scopes,
             sizes=sizes,
             traces=trace,
+            images=image,
             repeats=repeats,
             seed=seed,
             baseline=baseline,

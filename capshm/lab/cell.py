@@ -3,7 +3,7 @@
 On standard input a JSON object:
 
     {"workload": "prefork", "policy": "cheribsd", "size": 4194304, "seed": 7,
-     "trace": null, "revoker": "none", "stopper": "gate", "scope": "vmspace"}
+     "trace": null, "image": null, "revoker": "none", "stopper": "gate", "scope": "vmspace"}
 
 The second line's may be left out; `revoker`, `stopper` and `scope` are then the machine's own choice. The policy
 "plain", which is no machine, has none of the three.
@@ -54,13 +54,17 @@ class Times:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a workload gets. size: bytes. seed: gives all that looks like chance. trace: path of a recorded program."""
+    """What a workload gets. size: bytes. seed: gives all that looks like chance.
+
+    trace: path of a recorded program; image: of a program's pointers. None where the workload takes none.
+    """
 
     world: World
     crew: Crew
     size: int
     seed: int
     trace: str | None
+    image: str | None
     times: Times = field(default_factory=Times)
 
     @contextmanager
@@ -93,6 +97,7 @@ class Cell:
     size: int
     seed: int
     trace: str | None = None
+    image: str | None = None
     revoker: str | None = None
     stopper: str | None = None
     scope: str | None = None
@@ -105,8 +110,9 @@ class Cell:
             raise ValueError(f"a size is from {SMALLEST} to {LARGEST} bytes, not {self.size}")
         if not 0 <= operator.index(self.seed) < 1 << 64:
             raise ValueError(f"a seed is a number of 64 bits, not {self.seed}")
-        if (self.workload == workloads.TRACE) != isinstance(self.trace, str):
-            raise ValueError(f"the workload {workloads.TRACE!r}, and no other, needs the path of a trace")
+        for name, path in ((workloads.TRACE, self.trace), (workloads.IMAGE, self.image)):
+            if (self.workload == name) != isinstance(path, str):
+                raise ValueError(f"the workload {name!r}, and no other, needs the path of a file: {name!r}")
         self._machine()
 
     def run(self) -> dict[str, object]:
@@ -116,7 +122,7 @@ class Cell:
         """
         crew = Crew(MOST_FORKS)
         with enter(self._machine(), crew) as world, crew:
-            setting = Setting(world, crew, self.size, self.seed, self.trace)
+            setting = Setting(world, crew, self.size, self.seed, self.trace, self.image)
             workloads.find(self.workload).run(setting)
         if setting.times.wall_ns == 0:
             raise CellFailed(f"the workload {self.workload!r} has measured nothing: its work belongs in measured()")

@@ -13,6 +13,7 @@ A plan file is TOML with the names of `Choice`; what is left out has its default
     sizes = [1_048_576, 4_194_304]         # bytes; without it: each workload's own
     traces = ["build.trace"]               # files, or names of bundled ones; without it, all bundled ones if the
                                            # workload "trace" is among the workloads
+    images = ["perl"]                      # the same of the workload "image"
     policies = ["open", "cheribsd"]        # without it: all that are installed
     revokers = ["none", "stop-the-world"]  # without these three: what a machine has by itself
     stoppers = ["gate", "sigstop"]
@@ -39,9 +40,9 @@ import msgspec
 
 from capshm import revokers
 from capshm.errors import CapshmError
-from capshm.lab import trace, workloads
+from capshm.lab import image, trace, workloads
 from capshm.lab.comparison import AXES, REFERENCES, Case, Comparison, Configuration
-from capshm.lab.workloads import LARGEST, MOST_FORKS, PLAIN, SMALLEST, TRACE
+from capshm.lab.workloads import FROM_FILES, IMAGE, LARGEST, MOST_FORKS, PLAIN, SMALLEST, TRACE
 from capshm.machine import Machine, choices
 
 _DEFAULTS: dict[str, str] = {axis: signature(Machine).parameters[axis].default for axis in AXES}
@@ -60,6 +61,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     workloads: tuple[str, ...] | None = None
     sizes: tuple[Annotated[int, msgspec.Meta(ge=SMALLEST, le=LARGEST)], ...] | None = None
     traces: tuple[str, ...] | None = None
+    images: tuple[str, ...] | None = None
     policies: tuple[str, ...] | None = None
     revokers: tuple[str, ...] | None = None
     stoppers: tuple[str, ...] | None = None
@@ -112,11 +114,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return sum(cell.case.seconds for cell in self.cells) * self.repeats
 
     def label(self, case: Case) -> str:
-        """A case's name in the table. A trace has its file's, with as many folders as tell it from the others."""
-        if case.trace is None:
+        """A case's name in the table. A file's has as many folders as tell it from the others."""
+        if case.file is None:
             return case.workload
-        own = _parts(case.trace)
-        others = [_parts(other.trace) for other in self.cases if other.trace not in (None, case.trace)]
+        own = _parts(case.file)
+        others = [_parts(other.file) for other in self.cases if other.file not in (None, case.file)]
         shown = 1
         while shown < len(own) and any(other[-shown:] == own[-shown:] for other in others):
             shown += 1
@@ -154,7 +156,7 @@ def complete(line: Choice, file: Choice | None = None, *, quick: bool = False) -
     choice = _merge(line, file or Choice())
     cases = _cases(choice, quick)
     if not cases:
-        raise PlanError("there is nothing to run: name a workload or a trace")
+        raise PlanError("there is nothing to run: name a workload, a trace or an image")
     return Plan(
         comparisons=_comparisons(choice, cases),
         repeats=choice.repeats or (QUICK_REPEATS if quick else REPEATS),
@@ -227,19 +229,20 @@ def _can_revoke(revoker: str) -> bool:
 
 
 def _cases(choice: Choice, quick: bool) -> tuple[Case, ...]:
-    known = (*workloads.NAMES, TRACE)
+    known = (*workloads.NAMES, *FROM_FILES)
     names = known if choice.workloads is None else choice.workloads
     _check_names("workload", names, known)
     share = _QUICK_SHARE if quick else 1
     cases = [
         Case(name, size)
         for name in names
-        if name != TRACE
+        if name not in FROM_FILES
         for size in choice.sizes or (max(SMALLEST, _default_size(name) // share),)
     ]
     traces = (trace.names() if TRACE in names else ()) if choice.traces is None else choice.traces
-    found = [_find_trace(name) for name in traces]
-    cases += [Case(TRACE, workloads.default_size(TRACE), path) for path in found]
+    cases += [Case(TRACE, workloads.default_size(TRACE), trace=_find_trace(name)) for name in traces]
+    images = (image.names() if IMAGE in names else ()) if choice.images is None else choice.images
+    cases += [Case(IMAGE, workloads.default_size(IMAGE), image=_find_image(name)) for name in images]
     return tuple(dict.fromkeys(cases))
 
 
@@ -262,8 +265,18 @@ def _find_trace(name: str) -> str:
     return str(path.absolute())
 
 
+def _find_image(name: str) -> str:
+    """The path of an image that can be read."""
+    try:
+        path = image.find(name)
+        image.read(path)
+    except (CapshmError, OSError) as error:
+        raise PlanError(str(error)) from error
+    return str(path.absolute())
+
+
 def _parts(path: str) -> tuple[str, ...]:
-    return PurePath(path.removesuffix(".trace")).parts
+    return PurePath(path.removesuffix(".trace").removesuffix(".image")).parts
 
 
 def _merge(line: Choice, file: Choice) -> Choice:

@@ -81,7 +81,7 @@ def _rows(plan: Plan, summary: Summary, place: int) -> Iterator[str]:
         rows.append(
             [
                 plan.label(line.case) if is_first else "",
-                size(line.case.size) if is_first and line.case.trace is None else "",
+                size(line.case.size) if is_first and line.case.file is None else "",
                 *(line.configuration.on(axis) or "" for axis in choices),
                 _absence(line, summary) if time is None else duration(time.value),
                 *(overhead(line.over[name]) if name in line.over else "" for name in references),
@@ -126,7 +126,7 @@ def _shortened(line: str) -> str:
 
 def described(plan: Plan, case: Case) -> str:
     """A case in words: "prefork of 4 MiB"."""
-    return plan.label(case) + ("" if case.trace else f" of {size(case.size)}")
+    return plan.label(case) + ("" if case.file else f" of {size(case.size)}")
 
 
 def last_line(message: str) -> str:
