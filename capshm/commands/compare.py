@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Words: TypeAlias = Annotated[list[str] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
 Numbers: TypeAlias = Annotated[list[int] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
+Shares: TypeAlias = Annotated[list[float] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
 Measure: TypeAlias = Literal["wall", "cpu"]
 Flag: TypeAlias = Annotated[bool, cyclopts.Parameter(negative=(), show_default=False)]
 
@@ -35,6 +36,8 @@ def compare(
     stoppers: Words = None,
     scopes: Words = None,
     sizes: Numbers = None,
+    processes: Numbers = None,
+    densities: Shares = None,
     trace: Annotated[list[str] | None, cyclopts.Parameter(negative=())] = None,
     image: Annotated[list[str] | None, cyclopts.Parameter(negative=())] = None,
     plan: Path | None = None,
@@ -80,14 +83,19 @@ def compare(
         How far a revocation reaches: those that Machine takes, vmspace among them.
     sizes
         Bytes, for all workloads, from 65,536 to 4,294,967,296; each workload's own without it.
+    processes
+        How many processes work in a cell, for workloads that can be told; each workload's own number without it.
+    densities
+        Percent of granules that hold a capability, above 0 and up to 100, for workloads that can be told; each
+        workload's own without it.
     trace
         Also replay this recorded program: a file, or the name of a bundled one. May be given more than once.
     image
         Also work in memory with the pointers of a real program, as `capshm snapshot` has found them: a file, or the
         name of a bundled one. May be given more than once.
     plan
-        A TOML file with workloads, policies, revokers, stoppers, scopes, sizes, traces, images, repeats, seed,
-        baseline, timeout; the command line goes first.
+        A TOML file with workloads, policies, revokers, stoppers, scopes, sizes, processes, densities, traces, images,
+        repeats, seed, baseline, timeout; the command line goes first.
     repeats
         Rounds; 8, with --quick 2. Intervals need 6, and each round more makes smaller differences visible.
     seed
@@ -116,7 +124,8 @@ def compare(
     """
     if importlib.util.find_spec("scipy") is None:
         raise CapshmError("compare needs scipy for its intervals, which is not installed: pip install 'capshm[lab]'")
-    from capshm.lab import plan as plans  # only here: `capshm --help` stays fast
+    from capshm.lab import choice  # only here: `capshm --help` stays fast
+    from capshm.lab import plan as plans
 
     if show is not None:
         sys.exit(_show(show, measure, readme, is_json=json_output))
@@ -124,13 +133,15 @@ def compare(
         _complain(["--readme shows results: name their folder by --show"])
         sys.exit(_WRONG_LINE)
     try:
-        line = plans.choose(
+        line = choice.choose(
             workloads=workloads,
             policies=policies,
             revokers=revokers,
             stoppers=stoppers,
             scopes=scopes,
             sizes=sizes,
+            processes=processes,
+            densities=densities,
             traces=trace,
             images=image,
             repeats=repeats,
@@ -138,8 +149,8 @@ def compare(
             baseline=baseline,
             timeout=timeout,
         )
-        chosen = plans.complete(line, None if plan is None else plans.read(plan), quick=quick)
-    except plans.PlanError as error:
+        chosen = plans.complete(line, None if plan is None else choice.read(plan), quick=quick)
+    except choice.PlanError as error:
         _complain([str(error)])
         sys.exit(_WRONG_LINE)
     if dry_run:

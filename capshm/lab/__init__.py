@@ -21,6 +21,7 @@ that no cell inherits anything of another.
 A comparison is many cells, and what they say. The runner forks no emulated process, so here libraries may have threads;
 nothing above imports anything below.
 
+    choice      what a plan file and a command line say
     plan        which cells, how often, in which order
     run         every cell in its process, one after the other
     keeper      a process around each cell, which leaves nothing of it behind

@@ -3,10 +3,12 @@
 On standard input a JSON object:
 
     {"workload": "prefork", "policy": "cheribsd", "size": 4194304, "seed": 7,
-     "trace": null, "image": null, "revoker": "none", "stopper": "gate", "scope": "vmspace"}
+     "trace": null, "image": null, "processes": null, "density": null,
+     "revoker": "none", "stopper": "gate", "scope": "vmspace"}
 
-The second line's may be left out; `revoker`, `stopper` and `scope` are then the machine's own choice. The policy
-"plain", which is no machine, has none of the three.
+The later lines' may be left out; `processes` and `density` (percent of granules that hold a capability) are then the
+workload's own, `revoker`, `stopper` and `scope` the machine's own choice. The policy "plain", which is no machine, has
+none of the three.
 
 On standard output a line of JSON. Times are in nanoseconds: `wall_ns` of the measured section alone; `cpu_ns` that all
 processes of the cell have used in it, user and system, the broker's too, but nothing of processes that were not waited
@@ -15,7 +17,13 @@ for; `setup_ns` from the start of the process to the section (the kernel tells t
 their tags, and those `rederived` because they came without; `forks`; `refused`, what the policy refused; `passes`,
 revocations that gave a process memory to use again. `checksum` is of what was done: the same in every world.
 
-    {"wall_ns": …, "cpu_ns": …, "setup_ns": …, "counts": {"operations": …, …}, "checksum": …}
+    {"wall_ns": …, "cpu_ns": …, "setup_ns": …, "pauses_ns": [], "counts": {"operations": …, …}, "checksum": …}
+
+`pauses_ns` is how long the machine was stopped for each pass of the section, in order, the first 4,096 of them: from
+the closing of the gate until it was open again. What a pass leaves to each process, its registers and private memory,
+is swept by that process after the pause. In `counts` both are together, as hardware would count them: `pages` of 4 KiB
+that passes have visited, `tag_words`, each of the tags of 1 KiB, that they have read there, `tags` that they have
+found there and in registers, and `cleared`, those that they have taken away.
 
 Exit status 2: the input is wrong; 1: the cell has failed. Standard error says how, and standard output is empty. What a
 workload prints goes to standard error.
@@ -50,13 +58,15 @@ class Times:
     wall_ns: int = 0
     cpu_ns: int = 0
     setup_ns: int = 0
+    pauses_ns: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Setting:
     """What a workload gets. size: bytes. seed: gives all that looks like chance.
 
-    trace: path of a recorded program; image: of a program's pointers. None where the workload takes none.
+    trace, image: path of the file of a real program, for the workload of that name alone.
+    processes: how many are to work; density: percent of granules that are to hold a capability. None: as it likes.
     """
 
     world: World
@@ -64,17 +74,23 @@ class Setting:
     size: int
     seed: int
     trace: str | None
-    image: str | None
+    image: str | None = None
+    processes: int | None = None
+    density: float | None = None
     times: Times = field(default_factory=Times)
 
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Around the work that counts, once; what comes before is set-up."""
+        self.crew.forget_sweeps()
+        self.world.take_pauses()
         self.times.setup_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - _started()
         cpu, wall = self._cpu_ns(), time.perf_counter_ns()
         yield
         self.times.wall_ns = time.perf_counter_ns() - wall
         self.times.cpu_ns = self._cpu_ns() - cpu
+        self.times.pauses_ns = self.world.take_pauses()
+        self.crew.count_sweeps()
 
     def _cpu_ns(self) -> int:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -98,6 +114,8 @@ class Cell:
     seed: int
     trace: str | None = None
     image: str | None = None
+    processes: int | None = None
+    density: float | None = None
     revoker: str | None = None
     stopper: str | None = None
     scope: str | None = None
@@ -112,7 +130,8 @@ class Cell:
             raise ValueError(f"a seed is a number of 64 bits, not {self.seed}")
         for name, path in ((workloads.TRACE, self.trace), (workloads.IMAGE, self.image)):
             if (self.workload == name) != isinstance(path, str):
-                raise ValueError(f"the workload {name!r}, and no other, needs the path of a file: {name!r}")
+                raise ValueError(f"the workload {name!r}, and no other, needs the path of its file as {name!r}")
+        workloads.check(self.workload, processes=self.processes, density=self.density)
         self._machine()
 
     def run(self) -> dict[str, object]:
@@ -122,7 +141,8 @@ class Cell:
         """
         crew = Crew(MOST_FORKS)
         with enter(self._machine(), crew) as world, crew:
-            setting = Setting(world, crew, self.size, self.seed, self.trace, self.image)
+            files = (self.trace, self.image)
+            setting = Setting(world, crew, self.size, self.seed, *files, self.processes, self.density)
             workloads.find(self.workload).run(setting)
         if setting.times.wall_ns == 0:
             raise CellFailed(f"the workload {self.workload!r} has measured nothing: its work belongs in measured()")

@@ -1,15 +1,16 @@
 """results.sqlite: a run for SQL. It is made from the manifest and the records, and can be made again at any time.
 
     run       key, value                                                     what the manifest says
-    cells     id, round, workload, size, trace, image, policy, revoker,      a row a cell that has finished
-              stopper, scope, seed, wall_ns, cpu_ns, setup_ns, checksum
+    cells     id, round, workload, size, trace, image, processes, density,   a row a cell that has finished
+              policy, revoker, stopper, scope, seed, wall_ns, cpu_ns, setup_ns, checksum
     counts    cell, name, value                                              operations, crossed, passes, ...
-    failures  round, workload, size, trace, image, policy, revoker,          a row a cell that has failed
-              stopper, scope, seed, message
+    failures  round, workload, size, trace, image, processes, density,       a row a cell that has failed
+              policy, revoker, stopper, scope, seed, message
     canary    round, microseconds
 
-trace and image are NULL but for files of real programs; revoker, stopper and scope are NULL where there is none: plain
-memory has no machine, and a revoker that never revokes needs no stopper and no scope. For example, the fastest of each:
+trace and image are NULL but for files of real programs; processes and density where they are the workload's own;
+revoker, stopper and scope are NULL where there is none: plain memory has no machine, and a revoker that never revokes
+needs no stopper and no scope. For example, the fastest of each:
 
     SELECT workload, size, policy, revoker, min(wall_ns) / 1e6 AS ms FROM cells GROUP BY 1, 2, 3, 4;
 """
@@ -32,14 +33,16 @@ Value: TypeAlias = str | int | float | None
 _TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE cells (
-    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT, image TEXT,
+    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
+    image TEXT, processes INTEGER, density REAL,
     policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL,
     wall_ns INTEGER NOT NULL, cpu_ns INTEGER NOT NULL, setup_ns INTEGER NOT NULL,
     checksum TEXT NOT NULL -- hexadecimal, since a number of SQL has 63 bits
 );
 CREATE TABLE counts (cell INTEGER NOT NULL REFERENCES cells, name TEXT NOT NULL, value INTEGER NOT NULL);
 CREATE TABLE failures (
-    round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT, image TEXT,
+    round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
+    image TEXT, processes INTEGER, density REAL,
     policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL, message TEXT NOT NULL
 );
 CREATE TABLE canary (round INTEGER NOT NULL, microseconds REAL);

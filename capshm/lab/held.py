@@ -99,19 +99,20 @@ class Held:
         owner = about["Uid"].split()[0]
         if os.geteuid() not in (0, int(owner)):
             return f"it is user {owner}'s; run capshm as that user, or as root"
+        if (self._folder / "maps").stat().st_uid != int(owner):  # root's, as proc(5) says of such processes
+            return "it is undumpable (prctl PR_SET_DUMPABLE), as setuid programs and hardened machines' are: root may"
         scope = _PTRACE_SCOPE.read_text().strip() if _PTRACE_SCOPE.exists() else "0"
         if scope != "0":
             return (
                 f"kernel.yama.ptrace_scope is {scope}, and permits that to {_SCOPES.get(scope, 'nobody')}; "
                 "`sysctl kernel.yama.ptrace_scope=0` permits it to the same user, if it is not 3"
             )
-        return (
-            f"{os.strerror(status)}; it is undumpable (prctl PR_SET_DUMPABLE, as programs with setuid and hardened "
-            "machines of capshm are), or this container forbids ptrace: root with CAP_SYS_PTRACE may"
-        )
+        return f"{os.strerror(status)}; this container may forbid ptrace (seccomp, or no CAP_SYS_PTRACE)"
 
     def _find_mappings(self, *, is_all: bool) -> list[Mapping]:
-        if (self._folder / "exe").open("rb").read(len(_ELF_64)) != _ELF_64:
+        with (self._folder / "exe").open("rb") as program:
+            head = program.read(len(_ELF_64))
+        if head != _ELF_64:
             raise CapshmError(f"process {self._pid} ({self.program}) is no 64-bit little-endian program")
         found = []
         for line in os.fsdecode((self._folder / "maps").read_bytes()).splitlines():

@@ -38,7 +38,7 @@ MOST_PAGES = 1 << 20
 """4 GiB: what a cell may have."""
 MOST_TAGS = 1 << 25
 """A reader needs some hundred megabytes for them."""
-_MOST_DESCRIPTION = 16 << 20
+MOST_DESCRIPTION = 16 << 20
 
 
 class ImageDamaged(container.FileDamaged):
@@ -53,7 +53,7 @@ _KIND = container.Kind(
     b"capshmI",
     1,
     "image",
-    _MOST_DESCRIPTION + MOST_PAGES * BITS + MOST_TAGS * TARGET,
+    MOST_DESCRIPTION + MOST_PAGES * BITS + MOST_TAGS * TARGET,
     Path(__file__).with_name("images"),
     ImageDamaged,
     ImageTooNew,
@@ -158,8 +158,8 @@ def find_too_large(pages: int, tags: int) -> str | None:
 
 
 def _find_too_long(description: bytes) -> str | None:
-    if len(description) > _MOST_DESCRIPTION:
-        return f"its ranges take {len(description):,} bytes to describe, and an image has {_MOST_DESCRIPTION:,} at most"
+    if len(description) > MOST_DESCRIPTION:
+        return f"its ranges take {len(description):,} bytes to describe, and an image has {MOST_DESCRIPTION:,} at most"
     return None
 
 

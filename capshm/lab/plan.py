@@ -6,70 +6,31 @@ each round's cells can be compared with one another.
 
 Without further word there are two comparisons: of all policies, by all cases; and of all revokers, by what frees
 memory. Whoever names revokers, stoppers or scopes has one, of all combinations of what is named.
-
-A plan file is TOML with the names of `Choice`; what is left out has its default, and the command line goes first:
-
-    workloads = ["prefork", "ring"]        # without it: all
-    sizes = [1_048_576, 4_194_304]         # bytes; without it: each workload's own
-    traces = ["build.trace"]               # files, or names of bundled ones; without it, all bundled ones if the
-                                           # workload "trace" is among the workloads
-    images = ["perl"]                      # the same of the workload "image"
-    policies = ["open", "cheribsd"]        # without it: all that are installed
-    revokers = ["none", "stop-the-world"]  # without these three: what a machine has by itself
-    stoppers = ["gate", "sigstop"]
-    scopes = ["vmspace"]
-    baseline = "plain"                     # or a policy, revoker, stopper or scope
-    repeats = 8
-    seed = 1
-    timeout = 600                          # seconds that a cell may take; without it: by its size, 600 and more
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
-import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from itertools import product, starmap
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from random import Random
-from typing import Annotated
 
 import msgspec
 
 from capshm import revokers
 from capshm.errors import CapshmError
 from capshm.lab import image, trace, workloads
+from capshm.lab.choice import Choice, PlanError, check_names, merge
 from capshm.lab.comparison import AXES, REFERENCES, Case, Comparison, Configuration
-from capshm.lab.workloads import FROM_FILES, IMAGE, LARGEST, MOST_FORKS, PLAIN, SMALLEST, TRACE
+from capshm.lab.workloads import FROM_FILES, IMAGE, MOST_FORKS, PLAIN, SMALLEST, TRACE
 from capshm.machine import Machine, choices
 
 _DEFAULTS: dict[str, str] = {axis: signature(Machine).parameters[axis].default for axis in AXES}
 REPEATS, QUICK_REPEATS = 8, 2
 _QUICK_SHARE = 4  # --quick divides the default sizes by this
 _PATIENCE_SECONDS, _PATIENCE = 600, 20  # that a cell may take: so long, and so many times what it should
-
-
-class PlanError(CapshmError):
-    """A plan that cannot be run: what is wrong, and what there is. Nothing has been run."""
-
-
-class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a plan file or a command line says; None: nothing."""
-
-    workloads: tuple[str, ...] | None = None
-    sizes: tuple[Annotated[int, msgspec.Meta(ge=SMALLEST, le=LARGEST)], ...] | None = None
-    traces: tuple[str, ...] | None = None
-    images: tuple[str, ...] | None = None
-    policies: tuple[str, ...] | None = None
-    revokers: tuple[str, ...] | None = None
-    stoppers: tuple[str, ...] | None = None
-    scopes: tuple[str, ...] | None = None
-    baseline: str | None = None
-    repeats: Annotated[int, msgspec.Meta(ge=1, le=10_000)] | None = None
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)] | None = None
-    timeout: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -114,11 +75,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return sum(cell.case.seconds for cell in self.cells) * self.repeats
 
     def label(self, case: Case) -> str:
-        """A case's name in the table. A file's has as many folders as tell it from the others."""
-        if case.file is None:
+        """A case's name in the table. A file has its own, with as many folders as tell it from the others."""
+        if not case.files:
             return case.workload
-        own = _parts(case.file)
-        others = [_parts(other.file) for other in self.cases if other.file not in (None, case.file)]
+        own = _parts(case.files[0])
+        others = [_parts(path) for other in self.cases for path in other.files if path not in case.files]
         shown = 1
         while shown < len(own) and any(other[-shown:] == own[-shown:] for other in others):
             shown += 1
@@ -129,31 +90,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return configuration.name({axis for each in self.comparisons for axis in each.axes})
 
 
-def read(path: Path) -> Choice:
-    """A plan file. PlanError: it cannot be read, is no TOML, or says what no plan can."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # TOML's errors, and numbers of too many digits, are the second
-        raise PlanError(f"{path} is no plan: {error}") from error
-    _check_names(f"{path}: key", document, Choice.__struct_fields__)
-    return _convert(f"{path}: ", document)
-
-
-def choose(**given: object) -> Choice:
-    """What a command line says; None is nothing. PlanError: a number out of range."""
-    return _convert("", {name: value for name, value in given.items() if value is not None})
-
-
 def complete(line: Choice, file: Choice | None = None, *, quick: bool = False) -> Plan:
     """The plan of a command line, and of a plan file for what it leaves open. quick: fewer repeats, smaller sizes.
 
     PlanError: a name that there is not, a number out of range, or nothing to compare.
     """
-    choice = _merge(line, file or Choice())
+    choice = merge(line, file or Choice())
     cases = _cases(choice, quick)
     if not cases:
         raise PlanError("there is nothing to run: name a workload, a trace or an image")
@@ -170,12 +112,12 @@ def _comparisons(choice: Choice, cases: tuple[Case, ...]) -> tuple[Comparison, .
     known = {axis: choices(axis) for axis in AXES}
     known["policy"].insert(0, PLAIN)
     baseline = choice.baseline or PLAIN
-    _check_names("baseline", [baseline], [name for names in known.values() for name in names])
+    check_names("baseline", [baseline], [name for names in known.values() for name in names])
     values: dict[str, Sequence[str]] = {axis: (default,) for axis, default in _DEFAULTS.items()}
     values["policy"] = known["policy"][1:]
     named = {axis: names for axis, plural in AXES.items() if (names := getattr(choice, plural)) is not None}
     for axis, names in named.items():
-        _check_names(axis, names, known[axis])
+        check_names(axis, names, known[axis])
     own = next(axis for axis in AXES if baseline in known[axis])
     values |= named
     values[own] = (baseline, *values[own])
@@ -231,19 +173,53 @@ def _can_revoke(revoker: str) -> bool:
 def _cases(choice: Choice, quick: bool) -> tuple[Case, ...]:
     known = (*workloads.NAMES, *FROM_FILES)
     names = known if choice.workloads is None else choice.workloads
-    _check_names("workload", names, known)
-    share = _QUICK_SHARE if quick else 1
+    check_names("workload", names, known)
     cases = [
-        Case(name, size)
+        Case(name, size, processes=processes, density=density)
         for name in names
         if name not in FROM_FILES
-        for size in choice.sizes or (max(SMALLEST, _default_size(name) // share),)
+        for size, processes, density in _variants(name, choice, quick)
     ]
+    images = (image.names() if IMAGE in names else ()) if choice.images is None else choice.images
+    if not cases and choice.densities:
+        raise PlanError("files of real programs have their own capabilities: densities need a workload")
+    if not cases and not images and choice.processes:
+        raise PlanError("a trace has its own processes: processes need a workload or an image")
     traces = (trace.names() if TRACE in names else ()) if choice.traces is None else choice.traces
     cases += [Case(TRACE, workloads.default_size(TRACE), trace=_find_trace(name)) for name in traces]
-    images = (image.names() if IMAGE in names else ()) if choice.images is None else choice.images
-    cases += [Case(IMAGE, workloads.default_size(IMAGE), image=_find_image(name)) for name in images]
+    cases += [
+        Case(IMAGE, workloads.default_size(IMAGE), image=_find_image(name), processes=processes)
+        for name in images
+        for processes in choice.processes or (None,)
+    ]
+    for case in cases:
+        _check(case)
     return tuple(dict.fromkeys(cases))
+
+
+def _variants(name: str, choice: Choice, quick: bool) -> Iterator[tuple[int, int | None, float | None]]:
+    """Sizes, numbers of processes and densities of a workload, combined."""
+    share = _QUICK_SHARE if quick else 1
+    sizes = choice.sizes or (max(SMALLEST, _default_size(name) // share),)
+    return product(sizes, choice.processes or (None,), choice.densities or (None,))
+
+
+def _check(case: Case) -> None:
+    """PlanError: its workload cannot be told so many processes, or that density."""
+    try:
+        workloads.check(case.workload, processes=case.processes, density=case.density)
+    except ValueError as error:
+        known = (*workloads.NAMES, IMAGE)
+        able = ", ".join(other for other in known if _takes(other, case.processes, case.density))
+        raise PlanError(f"{error}; {f'name those that can: {able}' if able else 'nor can another'}") from error
+
+
+def _takes(name: str, processes: int | None, density: float | None) -> bool:
+    try:
+        workloads.check(name, processes=processes, density=density)
+    except ValueError:
+        return False
+    return True
 
 
 def _default_size(name: str) -> int:
@@ -277,26 +253,3 @@ def _find_image(name: str) -> str:
 
 def _parts(path: str) -> tuple[str, ...]:
     return PurePath(path.removesuffix(".trace").removesuffix(".image")).parts
-
-
-def _merge(line: Choice, file: Choice) -> Choice:
-    given = {name: value for name, value in msgspec.structs.asdict(line).items() if value is not None}
-    return msgspec.structs.replace(file, **given)
-
-
-def _convert(where: str, document: dict[str, object]) -> Choice:
-    try:
-        return msgspec.convert(document, Choice, strict=True)
-    except msgspec.ValidationError as error:
-        raise PlanError(f"{where}{error}") from error
-
-
-def _check_names(what: str, names: Iterable[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise PlanError(f"{what} {name!r} is unknown; there are: {', '.join(known)}{_nearest(name, known)}")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -6,6 +6,7 @@ The bar has a thread of its own. The runner may have one, since it forks no emul
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from capshm.lab.plan import Cell, Plan
 from capshm.lab.results import Failed, Measured
-from capshm.lab.table import described, last_line
+from capshm.lab.table import described, duration, last_line
 
 
 class Watch:
@@ -23,6 +24,8 @@ class Watch:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._round = 0
+        self._ended = 0
+        self._begun = time.monotonic()
         console = Console(file=sys.stderr, highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -33,13 +36,18 @@ class Watch:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=plan.repeats * len(plan.cells))
+        self._total = plan.repeats * len(plan.cells)
+        self._task = self._bar.add_task("", total=self._total)
 
     def begin_round(self, number: int) -> None:
         """A round begins; from 1."""
         self._round = number
         if self._bar.disable:
-            print(f"round {number} of {self._plan.repeats}", file=sys.stderr, flush=True)
+            seconds = self._plan.seconds  # a guess, until cells have told
+            if self._ended:
+                seconds = (time.monotonic() - self._begun) / self._ended * (self._total - self._ended)
+            done = f"{self._ended:,} of {self._total:,} cells done, about {duration(seconds * 1e9)} left"
+            print(f"round {number} of {self._plan.repeats}: {done}", file=sys.stderr, flush=True)
 
     def begin_cell(self, cell: Cell) -> None:
         """A cell begins."""
@@ -48,6 +56,7 @@ class Watch:
 
     def end_cell(self, outcome: Measured | Failed) -> None:
         """It has ended; one that failed is told at once."""
+        self._ended += 1
         self._bar.advance(self._task)
         if isinstance(outcome, Failed):
             name = f"{described(self._plan, outcome.cell.case)}, {self._plan.name(outcome.cell.configuration)}"

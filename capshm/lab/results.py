@@ -24,7 +24,8 @@ from capshm.errors import CapshmError
 from capshm.lab.facts import Facts
 from capshm.lab.plan import Cell, Plan
 
-SCHEMA = 2
+SCHEMA = 3
+_READABLE = (2, SCHEMA)  # in 2 no case had processes or a density
 MANIFEST, RESULTS, DATABASE, TABLE = "manifest.json", "results.jsonl", "results.sqlite", "table.txt"
 
 
@@ -46,7 +47,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Result(msgspec.Struct, frozen=True):
     """What a cell tells of itself. cpu_ns: of all its processes; setup_ns: all before the measured section.
 
-    checksum: of what it has done, which is the same in every cell of a case, whatever the policy.
+    checksum: of what it has done, which is the same in every cell of a case, whatever the policy. pauses_ns: how long
+    the machine was stopped for each pass of the measured section, in order, at most the first 4,096.
     """
 
     wall_ns: Time
@@ -54,6 +56,7 @@ class Result(msgspec.Struct, frozen=True):
     setup_ns: int
     counts: dict[str, int]
     checksum: int
+    pauses_ns: list[int] = []
 
 
 class Measured(msgspec.Struct, frozen=True, tag="measured"):
@@ -193,8 +196,9 @@ _record_decoder = msgspec.json.Decoder(Record, strict=True)
 def _read_manifest(path: Path, text: bytes) -> Manifest:
     try:
         version = msgspec.json.decode(text, type=_Version).schema
-        if version != SCHEMA:
-            raise ResultsError(f"{path} is of schema {version}; this version of capshm reads {SCHEMA}")
+        if version not in _READABLE:
+            known = " and ".join(map(str, _READABLE))
+            raise ResultsError(f"{path} is of schema {version}; this version of capshm reads {known}")
         return msgspec.json.decode(text, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} is damaged: {error}") from error

@@ -10,8 +10,8 @@ CHERI's pointers have 16 bytes, and a program that was built for it lays its mem
 as it is, and tags the granule of 16 bytes in which a pointer lies, as CHERIvoke did on x86 (Xia et al., MICRO 2019). So
 sizes and places are those of the real program; what was two pointers in one granule is one tag.
 
-A page is in the image if it holds anything but zeros, or if a pointer leads there. So a program and its core have the
-same image, although a core does not tell what was never touched.
+A page is in the image if it holds anything but zeros, or a target. So a program and its core have the same image,
+although a core does not tell what was never touched.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,8 @@ def _rows(plan: Plan, summary: Summary, place: int) -> Iterator[str]:
     told = [name for axis in comparison.axes or choices for name in _COUNTS.get(axis, _COUNTS_OF_REVOCATION)]
     counts = [name for name in dict.fromkeys(told) if any(name in line.counts for line in lines)]
     references = comparison.references
-    rows = [["workload", "size", *choices, "median", *(f"over {name}" for name in references), *counts]]
+    told_of_cases = [name for name in _OF_CASES if any(getattr(case, name) is not None for case in comparison.cases)]
+    rows = [["workload", "size", *told_of_cases, *choices, "median", *(f"over {name}" for name in references), *counts]]
     previous = None
     for line in lines:
         is_first = line.case != previous
@@ -81,7 +82,8 @@ def _rows(plan: Plan, summary: Summary, place: int) -> Iterator[str]:
         rows.append(
             [
                 plan.label(line.case) if is_first else "",
-                size(line.case.size) if is_first and line.case.file is None else "",
+                size(line.case.size) if is_first and not line.case.files else "",
+                *(_OF_CASES[name](line.case) if is_first else "" for name in told_of_cases),
                 *(line.configuration.on(axis) or "" for axis in choices),
                 _absence(line, summary) if time is None else duration(time.value),
                 *(overhead(line.over[name]) if name in line.over else "" for name in references),
@@ -91,7 +93,15 @@ def _rows(plan: Plan, summary: Summary, place: int) -> Iterator[str]:
     yield comparison.title
     yield ""
     widths = [max(len(row[column]) for row in rows if row) for column in range(len(rows[0]))]
-    sides = ["<", ">", *("<" * len(choices)), ">", *("<" * len(references)), *(">" * len(counts))]
+    sides = [
+        "<",
+        ">",
+        *(">" * len(told_of_cases)),
+        *("<" * len(choices)),
+        ">",
+        *("<" * len(references)),
+        *(">" * len(counts)),
+    ]
     for row in rows:
         cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=False)]
         yield "  ".join(cells).rstrip()
@@ -125,8 +135,26 @@ def _shortened(line: str) -> str:
 
 
 def described(plan: Plan, case: Case) -> str:
-    """A case in words: "prefork of 4 MiB"."""
-    return plan.label(case) + ("" if case.file else f" of {size(case.size)}")
+    """A case in words: "prefork of 4 MiB, 16 processes, 10 %"."""
+    words = [plan.label(case) + ("" if case.files else f" of {size(case.size)}")]
+    if case.processes is not None:
+        words.append(f"{case.processes:,} {'process' if case.processes == 1 else 'processes'}")
+    if case.density is not None:
+        words.append(density(case))
+    return ", ".join(words)
+
+
+def density(case: Case) -> str:
+    """Of a case: "10 %"; empty if it is the workload's own."""
+    return "" if case.density is None else f"{case.density:g} %"
+
+
+def _processes(case: Case) -> str:
+    return "" if case.processes is None else f"{case.processes:,}"
+
+
+_OF_CASES: dict[str, Callable[[Case], str]] = {"processes": _processes, "density": density}
+"""Columns that a table has where one of its cases says so."""
 
 
 def last_line(message: str) -> str:

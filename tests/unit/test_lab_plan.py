@@ -10,8 +10,10 @@ import pytest
 
 from capshm._native import lib
 from capshm.lab import trace, workloads
+from capshm.lab.choice import Choice, PlanError, choose, read
 from capshm.lab.comparison import AXES, Case, Comparison, Configuration
-from capshm.lab.plan import Cell, Choice, Plan, PlanError, choose, complete, read
+from capshm.lab.plan import Cell, Plan, complete
+from capshm.lab.workloads import ring
 from capshm.machine import Machine, choices
 
 
@@ -64,7 +66,8 @@ def test_a_file_says_everything(tmp_path: Path) -> None:
         tmp_path,
         'workloads = ["ring"]\nsizes = [65_536, 131_072]\npolicies = ["cheribsd", "cheribsd", "open"]\n'
         'revokers = ["stop-the-world", "none"]\nstoppers = ["sigstop"]\nscopes = ["vmspace"]\n'
-        'baseline = "open"\nrepeats = 4\nseed = 9\ntimeout = 30\ntraces = []\n',
+        'baseline = "open"\nrepeats = 4\nseed = 9\ntimeout = 30\n'
+        "traces = []\nprocesses = []\ndensities = []\n",
     )
     plan = complete(Choice(), read(path))
     configurations = [
@@ -155,6 +158,46 @@ def test_the_command_line_goes_first(tmp_path: Path) -> None:
     file = read(a_file(tmp_path, 'workloads = ["ring"]\nrepeats = 4\nseed = 9\n'))
     plan = complete(choose(repeats=2, workloads=["prefork"], seed=None), file)
     assert (plan.repeats, plan.seed, plan.cases[0].workload) == (2, 9, "prefork")
+
+
+def test_sizes_processes_and_densities_are_combined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with each; traces have their own of all three."""
+    monkeypatch.setattr(ring, "PROCESSES", range(1, 9), raising=False)
+    monkeypatch.setattr(ring, "TAKES_DENSITY", True, raising=False)
+    named = choose(
+        workloads=["ring"], sizes=[65_536, 131_072], processes=[1, 8], densities=[0.5, 100], traces=["pipeline"]
+    )
+    cases = complete(named).cases
+    assert [(case.size, case.processes, case.density) for case in cases[:-1]] == [
+        (size, processes, density) for size in (65_536, 131_072) for processes in (1, 8) for density in (0.5, 100.0)
+    ]
+    assert (cases[-1].processes, cases[-1].density) == (None, None)
+    assert len(complete(choose(workloads=["ring"], densities=[1, 1.0])).cases) == 1
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"processes": [4]}, "'prefork' has its own processes; name those that can: ring$"),
+        ({"densities": [10]}, "'prefork' has its own density; nor can another"),
+        ({"workloads": ["ring"], "processes": [4, 9]}, "'ring' takes 2 to 8 processes, not 9; nor can another"),
+        ({"workloads": ["trace"], "processes": [4]}, "a trace has its own .* processes need a workload"),
+        ({"workloads": ["ring"], "processes": [0]}, "processes"),
+        ({"workloads": ["ring"], "processes": [5000]}, "processes"),
+        ({"workloads": ["ring"], "densities": [0]}, "densities"),
+        ({"workloads": ["ring"], "densities": [100.1]}, "densities"),
+    ],
+)
+def test_a_workload_is_told_only_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch, named: dict[str, object], message: str
+) -> None:
+    """Otherwise nothing is run, and the workloads that could be told are named."""
+    for name in (*workloads.BUILT_IN, workloads.IMAGE):
+        for attribute in ("PROCESSES", "TAKES_DENSITY"):
+            monkeypatch.delattr(workloads.find(name), attribute, raising=False)
+    monkeypatch.setattr(ring, "PROCESSES", range(2, 9), raising=False)
+    with pytest.raises(PlanError, match=message):
+        complete(choose(**named))
 
 
 def test_quick_is_less() -> None:
@@ -323,7 +366,8 @@ def test_a_dry_run_shows_cells_and_time(tmp_path: Path) -> None:
     assert "about" in done.stdout
     document = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
     (comparison,) = document["plan"]["comparisons"]
-    assert comparison["cases"] == [{"workload": "ring", "size": 65_536, "trace": None}]
+    (case,) = comparison["cases"]
+    assert (case["workload"], case["size"], case["trace"], case["processes"]) == ("ring", 65_536, None, None)
     assert {"policy": "plain", "revoker": None, "stopper": None, "scope": None} in comparison["configurations"]
     assert document["seconds"] > 0
     assert list(tmp_path.iterdir()) == []
@@ -334,6 +378,8 @@ def test_a_dry_run_shows_cells_and_time(tmp_path: Path) -> None:
     ("arguments", "named"),
     [
         (["--sizes", "1", "--dry-run"], "sizes"),
+        (["--densities", "1", "101"], "densities"),
+        (["--workloads", "loader", "--processes", "4"], "has its own processes"),
         (["--readme", "README.md"], "--show"),
         (["--sizes", "many"], "--sizes"),
         (["--repeats", "0"], "repeats"),

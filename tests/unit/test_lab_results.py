@@ -12,7 +12,7 @@ from capshm.lab.comparison import Case, Comparison, Configuration
 from capshm.lab.plan import Cell, Plan
 from capshm.lab.results import Canary, Failed, Manifest, Measured, Record, Result, Results, ResultsError
 
-CASE = Case("prefork", 1 << 20)
+CASE = Case("prefork", 1 << 20, processes=4, density=12.5)
 TRACED = Case("trace", 4096, "/somewhere/build.trace")
 PLAIN, OPEN = Configuration("plain"), Configuration("open", "stop-the-world", "gate", "vmspace")
 PLAN = Plan(comparisons=(Comparison((CASE, TRACED), (PLAIN, OPEN), "plain"),), repeats=2, seed=5, timeout=60)
@@ -146,7 +146,8 @@ def test_damaged_lines_are_named_and_the_others_kept(tmp_path: Path, line: bytes
         (b"", "damaged"),
         (b"{", "damaged"),
         (b'{"schema": 2}', "damaged"),
-        (b'{"schema": 3}', "schema 3; this version of capshm reads 2"),
+        (b'{"schema": 3}', "damaged"),
+        (b'{"schema": 4}', "schema 4; this version of capshm reads 2 and 3"),
         (b"\xff", "damaged"),
     ],
 )
@@ -167,6 +168,25 @@ def test_a_folder_without_a_file_is_refused(tmp_path: Path, name: str) -> None:
         results.read(folder)
 
 
+def test_a_folder_of_the_schema_before_is_read(tmp_path: Path) -> None:
+    """Its cases had the workload's own processes and density; the text is one that capshm 0.3 has written."""
+    case, configuration = b'{"workload":"prefork","size":65536,"trace":null}', b'{"policy":"plain"}'
+    facts = b'{"capshm":"0.3","core":"release","python":"3.11","machine":"A","kernel":"6","processors":2,"time":"now"}'
+    (tmp_path / results.MANIFEST).write_bytes(
+        b'{"plan":{"comparisons":[{"cases":[%s],"configurations":[%s],"baseline":"plain"}],'
+        b'"repeats":1,"seed":1,"timeout":60},"facts":%s,"schema":2}' % (case, configuration, facts)
+    )
+    (tmp_path / results.RESULTS).write_bytes(
+        b'{"type":"measured","round":1,"cell":{"case":%s,"configuration":%s,"seed":1},"result":'
+        b'{"wall_ns":1,"cpu_ns":1,"setup_ns":1,"counts":{},"checksum":2}}\n' % (case, configuration)
+    )
+    found = results.read(tmp_path)
+    (record,) = found.records
+    assert isinstance(record, Measured)
+    assert found.manifest.plan.cells == [record.cell]
+    assert record.cell.case == Case("prefork", 65_536)
+
+
 def test_sql_has_the_same(tmp_path: Path) -> None:
     """Every record in its table; building it again replaces it."""
     folder = a_folder(tmp_path / "run")
@@ -175,13 +195,16 @@ def test_sql_has_the_same(tmp_path: Path) -> None:
     with closing(sqlite3.connect(folder / results.DATABASE)) as connection:
         ask = connection.execute
         assert ask("SELECT * FROM cells").fetchall() == [
-            (1, 1, "prefork", 1 << 20, None, "plain", None, None, None, 5, 100, 90, 20, "000000000000000b"),
+            (1, 1, "prefork", 1 << 20, None, None, 4, 12.5, "plain", None, None, None, 5, 100, 90, 20, f"{11:016x}"),
             (
                 2,
                 1,
                 "trace",
                 4096,
                 "/somewhere/build.trace",
+                None,
+                None,
+                None,
                 "open",
                 "stop-the-world",
                 "gate",
@@ -198,5 +221,5 @@ def test_sql_has_the_same(tmp_path: Path) -> None:
             ("open", "stop-the-world", "gate", "vmspace", "CellFailed: a worker\nwas killed: “±”")
         ]
         assert ask("SELECT * FROM canary").fetchall() == [(1, 0.15), (2, None)]
-        assert ask("SELECT value FROM run WHERE key = 'schema'").fetchall() == [("2",)]
+        assert ask("SELECT value FROM run WHERE key = 'schema'").fetchall() == [("3",)]
         assert ask("SELECT value FROM run WHERE key = 'machine'").fetchone()[0]

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from capshm.lab import table, workloads
+from capshm.lab.choice import Choice
 from capshm.lab.comparison import Case, Comparison, Configuration
 from capshm.lab.facts import Facts
-from capshm.lab.plan import Cell, Choice, Plan, complete
+from capshm.lab.plan import Cell, Plan, complete
 from capshm.lab.readme import markers
 from capshm.lab.results import Canary, Failed, Manifest, Measured, Record, Result
 from capshm.lab.statistics import Interval, Overhead
@@ -86,6 +87,23 @@ def test_the_table_reads() -> None:
     assert shown[7].startswith("trace build plain 100 ms")
     for word in ("median:", "over X:", "none seen", "crossed:", "rederived:", "refused:"):
         assert word in found
+
+
+def test_processes_and_densities_have_columns_where_they_are_told() -> None:
+    """Of cases that say nothing the columns are empty; failures name them, too."""
+    cases = (Case("ring", 1 << 20), Case("ring", 1 << 20, processes=16), Case("ring", 1 << 20, density=0.5))
+    plan = Plan(comparisons=(Comparison(cases, tuple(MACHINES.values()), "plain"),), repeats=1, seed=5, timeout=60)
+    failed = [Failed(1, Cell(case, MACHINES["plain"], 5), "why") for case in cases[1:]]
+    found = table.text(Manifest(plan, FACTS), summarize(plan, failed))
+    shown = rows(found)
+    assert shown[0] == "workload size processes density policy median over plain over open"
+    assert [shown[place] for place in (2, 7, 12)] == [
+        "ring 1 MiB plain not run",
+        "ring 1 MiB 16 plain failed",
+        "ring 1 MiB 0.5 % plain failed",
+    ]
+    assert "round 1, ring of 1 MiB, 16 processes, plain: why" in found
+    assert "round 1, ring of 1 MiB, 0.5 %, plain: why" in found
 
 
 def test_failed_cells_are_listed() -> None:

@@ -2,8 +2,9 @@
 
 A workload is a module with a docstring that says what it stands for, `DEFAULT_SIZE` in bytes, and `run(setting)`, which
 sets up, does its work within `setting.measured()`, and leaves no process behind. One that frees what it has allocated,
-so that revocation has to do with it, says `FREES_MEMORY = True`. Others are found by their names in the entry point
-group "capshm.workloads".
+so that revocation has to do with it, says `FREES_MEMORY = True`. One that can be told how many processes work says how
+many these may be, `PROCESSES = range(1, 65)`; one that can be told which share of its granules holds capabilities says
+`TAKES_DENSITY = True`. Others are found by their names in the entry point group "capshm.workloads".
 
 Importing this imports no workload.
 """
@@ -30,6 +31,8 @@ SMALLEST, LARGEST = 64 << 10, 4 << 30
 """Bytes: of a cell's size."""
 MOST_FORKS = 4096
 """Of one cell."""
+DENSEST = 100
+"""Percent of granules that hold a capability."""
 
 BUILT_IN = ("prefork", "ring", "zygote", "descriptors", "loader", "churn")
 
@@ -81,3 +84,21 @@ def default_size(name: str) -> int:
 def frees_memory(name: str) -> bool:
     """Whether a revoker makes a difference to it."""
     return bool(getattr(find(name), "FREES_MEMORY", False))
+
+
+def check(name: str, *, processes: int | None, density: float | None) -> None:
+    """ValueError, saying what it takes: a workload cannot be told so many processes, or that density, in percent.
+
+    None is what each has by itself.
+    """
+    workload = find(name)
+    known = getattr(workload, "PROCESSES", range(0))
+    if processes is not None and processes not in known:
+        takes = f"takes {known[0]} to {known[-1]} processes, not {processes:,}" if known else "has its own processes"
+        raise ValueError(f"the workload {name!r} {takes}")
+    if density is None:
+        return
+    if not getattr(workload, "TAKES_DENSITY", False):
+        raise ValueError(f"the workload {name!r} has its own density")
+    if not 0 < density <= DENSEST:
+        raise ValueError(f"a density is a number of percent above 0, up to {DENSEST}, not {density}")

@@ -6,7 +6,7 @@ worker in its copy of the private memory. A round frees a quarter of the objects
 allocates them again, stores a capability wherever one led there, and loads all others. So each pass sweeps the layout
 of the image, and finds all of its tags. No process uses what another has stored: policies make no difference to that.
 
-The image decides how much there is to do; `size` changes nothing.
+The image and the number of workers decide how much there is to do; `size` changes nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SIZE = 64 << 10
 FREES_MEMORY = True
+PROCESSES = range(1, 65)
 WORKERS = 2
 ROUNDS = 8
 COUNTED = ("operations", "rederived", "forks", "passes")
@@ -49,7 +50,7 @@ def run(setting: Setting) -> None:
             heap.work(area, seed, crew.counts)
 
     with setting.measured():
-        for worker in range(1, WORKERS + 1):
+        for worker in range(1, (setting.processes or WORKERS) + 1):
             crew.fork(partial(work, private, worker))
         work(shared, 0)
         crew.wait()
