@@ -1,6 +1,7 @@
 """Images: the file, the memory that one is loaded into, and the workload that frees and revokes what it holds."""
 
 import json
+import os
 import random
 import resource
 import struct
