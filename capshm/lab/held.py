@@ -45,7 +45,7 @@ class Held:
             self.program = (self._folder / "comm").read_text(errors="replace").rstrip("\n")
             self.mappings = self._find_mappings(is_all=is_all)
             self._memory = os.open(self._folder / "mem", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             self._let_go()
             raise CapshmError(f"there is no process {pid}") from None
         except BaseException:

@@ -188,8 +188,8 @@ def _cases(choice: Choice, quick: bool) -> tuple[Case, ...]:
     traces = (trace.names() if TRACE in names else ()) if choice.traces is None else choice.traces
     cases += [Case(TRACE, workloads.default_size(TRACE), trace=_find_trace(name)) for name in traces]
     cases += [
-        Case(IMAGE, workloads.default_size(IMAGE), image=_find_image(name), processes=processes)
-        for name in images
+        Case(IMAGE, size, image=path, processes=processes)
+        for path, size in map(_find_image, images)
         for processes in choice.processes or (None,)
     ]
     for case in cases:
@@ -241,14 +241,14 @@ def _find_trace(name: str) -> str:
     return str(path.absolute())
 
 
-def _find_image(name: str) -> str:
-    """The path of an image that can be read."""
+def _find_image(name: str) -> tuple[str, int]:
+    """The path of an image that can be read, and how much memory it is of."""
     try:
         path = image.find(name)
-        image.read(path)
+        pages = image.read(path).pages
     except (CapshmError, OSError) as error:
         raise PlanError(str(error)) from error
-    return str(path.absolute())
+    return str(path.absolute()), max(pages * image.PAGE, SMALLEST)
 
 
 def _parts(path: str) -> tuple[str, ...]:

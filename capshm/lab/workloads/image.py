@@ -5,8 +5,9 @@ object of its own and into private memory, and forks workers, which inherit both
 worker in its copy of the private memory. A round frees a quarter of the objects there and has them revoked; then it
 allocates them again, stores a capability wherever one led there, and loads all others. So each pass sweeps the layout
 of the image, and finds all of its tags. No process uses what another has stored: policies make no difference to that.
+A capability that is loaded without its tag, though it led to nothing that was freed, makes the cell fail.
 
-The image and the number of workers decide how much there is to do; `size` changes nothing.
+The image and the number of workers decide how much there is to do; `size`, which is that of the image, changes nothing.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from capshm import cheribsd as bsd
 from capshm import errors
 from capshm.cheribsd.revoke import revoke_ranges
 from capshm.lab import image
+from capshm.lab.crew import CellFailed
 from capshm.lab.heap import Heap
 
 if TYPE_CHECKING:
     from capshm.lab.cell import Setting
     from capshm.lab.world import Area, World
 
-DEFAULT_SIZE = 64 << 10
+DEFAULT_SIZE = 1 << 20
 FREES_MEMORY = True
 PROCESSES = range(1, 65)
 WORKERS = 2
 ROUNDS = 8
-COUNTED = ("operations", "rederived", "forks", "passes")
+COUNTED = ("operations", "forks", "passes")
 
 
 def run(setting: Setting) -> None:
@@ -48,6 +50,8 @@ def run(setting: Setting) -> None:
                 revoke_ranges(heap.free(area, seed))
                 crew.counts.passes += 1
             heap.work(area, seed, crew.counts)
+        if lost := crew.counts.rederived:
+            raise CellFailed(f"{lost:,} capabilities had lost their tags that led to nothing that was freed")
 
     with setting.measured():
         for worker in range(1, (setting.processes or WORKERS) + 1):
