@@ -6,6 +6,7 @@ import importlib.util
 import sys
 import tempfile
 from contextlib import AbstractContextManager
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ from capshm.errors import CapshmError
 if TYPE_CHECKING:
     from capshm.lab.image import Image
     from capshm.lab.snapshot import Source
+
+_WIDTH = 40  # of the longest bar
 
 
 def snapshot(
@@ -157,7 +160,11 @@ def _print(made: Image, path: Path, *, is_json: bool) -> None:
     print()
     bounds = [*made.histogram, GRANULES_IN_PAGE + 1]
     rows = [
-        (f"{least} - {end - 1}" if end - least > 1 else str(least), pages, "#" * round(40 * pages / max(made.pages, 1)))
+        (
+            f"{least} - {end - 1}" if end - least > 1 else str(least),
+            pages,
+            "#" * ceil(_WIDTH * pages / max(made.pages, 1)),
+        )
         for (least, pages), end in zip(made.histogram.items(), bounds[1:], strict=True)
     ]
     print_table(["TAGS A PAGE", "PAGES", ""], rows)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+import numpy as np
 
 from capshm._native import lib
 from capshm.errors import CapshmError
@@ -21,7 +22,7 @@ from capshm.lab.image import PAGE
 from capshm.lab.snapshot import PIECE, Mapping
 
 _ENTRY = 8  # bytes a page in /proc/PID/pagemap
-_IS_THERE = 0b11 << 62  # present, or swapped out
+_IS_THERE = np.uint64(0b11 << 62)  # present, or swapped out
 _ENTRIES_AT_ONCE = 1 << 18
 _ELF_64 = b"\x7fELF\x02\x01"
 _PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
@@ -132,9 +133,8 @@ class Held:
                 entries = os.pread(file.fileno(), min(end - page, _ENTRIES_AT_ONCE) * _ENTRY, page * _ENTRY)
                 if not entries:
                     raise CapshmError(f"process {self._pid} has ended")
-                count = len(entries) // _ENTRY
-                yield from _runs(page, struct.unpack_from(f"<{count}Q", entries))
-                page += count
+                yield from _runs(page, entries)
+                page += len(entries) // _ENTRY
 
     def _let_go(self) -> None:
         for thread, status in self._halts.items():
@@ -172,14 +172,9 @@ def _kind(inode: str, name: str) -> str | None:
     return "data"
 
 
-def _runs(first: int, entries: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+def _runs(first: int, entries: bytes) -> Iterator[tuple[int, int]]:
     """Addresses from and up to which all pages are there, of entries that begin with that page's."""
-    start: int | None = None
-    for page, entry in enumerate(entries, first):
-        if entry & _IS_THERE:
-            start = page if start is None else start
-        elif start is not None:
-            yield start * PAGE, page * PAGE
-            start = None
-    if start is not None:
-        yield start * PAGE, (first + len(entries)) * PAGE
+    are_there = (np.frombuffer(entries, "<u8") & _IS_THERE) != 0
+    edges = (np.flatnonzero(np.diff(are_there, prepend=False, append=False)) + first).tolist()
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        yield start * PAGE, end * PAGE
