@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import tempfile
 from contextlib import AbstractContextManager
 from math import ceil
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import cyclopts
 
+from capshm.commands import outputs
 from capshm.commands.tables import Json, print_json, print_table
 from capshm.errors import CapshmError
 
@@ -88,7 +88,7 @@ def _take(program: str, output: Path | None, *, is_all: bool, is_forced: bool) -
     from capshm.lab import image, snapshot
 
     if output is not None:
-        _check_place(output, is_forced=is_forced)
+        outputs.check(output, "an image", is_forced=is_forced)  # better than when a program was held still for it
     columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn()]
     console = Console(stderr=True)
     with (
@@ -97,7 +97,7 @@ def _take(program: str, output: Path | None, *, is_all: bool, is_forced: bool) -
     ):
         path = output or Path(f"{source.program.replace('/', '_') or 'program'}.image")
         if output is None:
-            _check_place(path, is_forced=is_forced)
+            outputs.check(path, "an image", is_forced=is_forced)
         total = sum(mapping.end - mapping.start for mapping in source.mappings)
         task = progress.add_task(f"looking at {source.program}", total=total)
         made = snapshot.make(source, lambda size: progress.advance(task, size))
@@ -113,21 +113,6 @@ def _source(program: str, *, is_all: bool) -> AbstractContextManager[Source]:
     from capshm.lab.core_file import CoreFile
 
     return CoreFile(Path(program), is_all=is_all)
-
-
-def _check_place(path: Path, *, is_forced: bool) -> None:
-    """CapshmError: no image may, or can, be written there. Better to know before a program is held still."""
-    if path.exists() and not path.is_file():
-        raise CapshmError(f"{path} is no file that an image could take the place of")
-    if path.exists() and not is_forced:
-        raise CapshmError(f"{path} is there already; --force overwrites it, --output names another")
-    if not path.parent.is_dir():
-        raise CapshmError(f"there is no folder {path.parent} for the image")
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name):
-            pass
-    except OSError as error:
-        raise CapshmError(f"no image can be written into {path.parent}: {error.strerror}") from None
 
 
 def _print(made: Image, path: Path, *, is_json: bool) -> None:
