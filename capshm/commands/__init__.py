@@ -10,7 +10,7 @@ import cyclopts
 from rich.console import Console
 
 from capshm import CapshmError, __version__
-from capshm.commands import audit, caps, compare, config, doctor, explain, ps, record, run, top, trace, vm
+from capshm.commands import audit, caps, compare, config, doctor, explain, ps, record, run, snapshot, top, trace, vm
 
 app = cyclopts.App(
     name="capshm",
@@ -21,6 +21,7 @@ for verb in (
     compare.compare,
     run.run,
     record.record,
+    snapshot.snapshot,
     ps.ps,
     top.top,
     vm.vm,
