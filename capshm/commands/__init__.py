@@ -10,7 +10,7 @@ import cyclopts
 from rich.console import Console
 
 from capshm import CapshmError, __version__
-from capshm.commands import audit, caps, compare, doctor, explain, ps, record, run, vm
+from capshm.commands import audit, caps, compare, doctor, explain, ps, record, run, top, trace, vm
 
 app = cyclopts.App(
     name="capshm",
@@ -22,9 +22,11 @@ for verb in (
     run.run,
     record.record,
     ps.ps,
+    top.top,
     vm.vm,
     caps.caps,
     audit.app,
+    trace.trace,
     explain.explain,
     doctor.doctor,
 ):
