@@ -29,6 +29,7 @@ from capshm.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from capshm._library import get_include, get_library_dir
     from capshm.machine import Machine
 
 __all__ = [
@@ -57,15 +58,25 @@ __all__ = [
     "current",
     "encoding",
     "errors",
+    "get_include",
+    "get_library_dir",
     "sealing_root",
 ]
 
 
-def __getattr__(name: str) -> object:
-    """`Machine` when it is first asked for: a program that only attaches must start quickly."""
-    if name != "Machine":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    global Machine
-    from capshm.machine import Machine
+_LATE = {
+    "Machine": "capshm.machine",
+    "get_include": "capshm._library",
+    "get_library_dir": "capshm._library",
+}
+"""Imported when they are first asked for: a program that only attaches must start quickly."""
 
-    return Machine
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_LATE[name]), name)
+    globals()[name] = value
+    return value
