@@ -100,10 +100,10 @@ class Pass:
                 with self.state.stopper.stopped():
                     yield
             finally:  # whether all were stopped or not: nobody could begin an operation
-                took = time.perf_counter_ns() - begin
-                self._stops += [began, took]
+                pause = time.perf_counter_ns() - begin
+                self._stops += [began, pause]
                 if len(self.state.pauses) < MOST_PAUSES:
-                    self.state.pauses.append(took)
+                    self.state.pauses.append(pause)
 
     def sweep_objects(self) -> None:
         """Rows J1, J4, J5: what the address spaces own, wherever it is; machine-wide, what is theirs in all objects."""

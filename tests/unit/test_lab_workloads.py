@@ -15,7 +15,20 @@ from capshm import cheribsd as bsd
 from capshm.lab import workloads
 from capshm.lab.cell import Cell, Setting
 from capshm.lab.crew import CellFailed, Crew
-from capshm.lab.workloads import LARGEST, PLAIN, SMALLEST, churn, descriptors, loader, prefork, ring, zygote
+from capshm.lab.workloads import (
+    LARGEST,
+    PLAIN,
+    SMALLEST,
+    bufferpool,
+    churn,
+    descriptors,
+    forkstorm,
+    loader,
+    messagebus,
+    prefork,
+    ring,
+    zygote,
+)
 from capshm.lab.world import Plain, enter
 from tests.faults import plugins
 from tests.faults.isolation import isolated
@@ -30,11 +43,9 @@ def run_cell(**wanted: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(COMMAND, input=json.dumps(wanted), capture_output=True, text=True, check=False)
 
 
-def answer_of(
-    workload: str, policy: str, *, size: int = SIZE, seed: int = 7, revoker: str | None = None
-) -> dict[str, int]:
+def answer_of(workload: str, policy: str, *, size: int = SIZE, seed: int = 7, **others: object) -> dict[str, int]:
     """The counts of a cell, its checksum, and how many pauses it had; the times are only looked at."""
-    done = run_cell(workload=workload, policy=policy, size=size, seed=seed, trace=None, revoker=revoker)
+    done = run_cell(workload=workload, policy=policy, size=size, seed=seed, trace=None, **others)
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     assert set(answer) == {"wall_ns", "cpu_ns", "setup_ns", "pauses_ns", "counts", "checksum"}
@@ -57,8 +68,14 @@ def per_ring(size: int) -> int:
     return (size // ring.CONSUMERS - 1024) // 80 // 64 * 64 * ring.ROUNDS
 
 
+def slots_of_topic(size: int) -> int:
+    """In each of its rings."""
+    return (size // messagebus.TOPICS // messagebus.SUBSCRIBERS - 1024) // 80 // 64 * 64
+
+
 PASSED = SIZE // descriptors.OBJECT_SIZE * items(descriptors.OBJECT_SIZE)
 LOADED = loader.COMPONENTS * items(loader.image_size(SIZE))
+TAKEN = messagebus.TOPICS * messagebus.SUBSCRIBERS * messagebus.ROUNDS * slots_of_topic(SIZE)
 SHARED = items(max(SIZE // zygote.SHARED_PART, zygote.CHILDREN << 10))
 EXPECTED = {
     # operations; loads from shared memory; forks; what cheribsd and isolated refuse; whether tags cross in cheribsd
@@ -71,9 +88,13 @@ EXPECTED = {
     ),
     "ring": (ring.CONSUMERS * per_ring(SIZE), ring.CONSUMERS * per_ring(SIZE), 1 + ring.CONSUMERS, (0, 1), True),
     "zygote": (items(SIZE) + SHARED, 3 * SHARED, zygote.CHILDREN, (zygote.CHILDREN, zygote.CHILDREN), False),
+    "messagebus": (TAKEN, TAKEN, messagebus.TOPICS + messagebus.SUBSCRIBERS, (0, 1 + messagebus.TOPICS), True),
     "descriptors": (PASSED, 3 * PASSED, 1, (0, 2), True),
     "loader": (LOADED, 3 * LOADED, loader.COMPONENTS, (0, 1 + loader.COMPONENTS), True),
 }
+
+
+NAMES = ("prefork", "ring", "zygote", "descriptors", "loader", "messagebus", "forkstorm", "bufferpool", "churn")
 
 
 @pytest.mark.slow
@@ -115,6 +136,66 @@ def test_churn_is_revoked_where_there_is_a_revoker() -> None:
 
 
 @pytest.mark.slow
+def test_dense_churn_leaves_more_to_sweep() -> None:
+    """The same work, whatever share of the granules holds capabilities; that share of them is found."""
+    sparse, dense = (
+        answer_of("churn", "cheribsd", size=4 << 20, processes=1, density=density) for density in (None, 50)
+    )
+    assert [sparse[name] for name in ("operations", "checksum")] == [dense[name] for name in ("operations", "checksum")]
+    assert dense["tags"] > 10 * sparse["tags"]
+    assert dense["cleared"] > 10 * sparse["cleared"]
+
+
+@pytest.mark.slow
+def test_forkstorm_is_the_same_everywhere() -> None:
+    """Each process of the tree writes to its share of the pages as its ancestors have left them."""
+    expected = answer_of("forkstorm", PLAIN)
+    written = SIZE // 4096 // forkstorm.WRITTEN_PART
+    counts = {"operations": (1 + forkstorm.CHILDREN) * written, "forks": forkstorm.CHILDREN}
+    assert expected == counts | {"checksum": expected["checksum"]} | NO_PASS
+    assert answer_of("forkstorm", "cheribsd") == expected
+    alone = answer_of("forkstorm", PLAIN, processes=1)
+    assert (alone["operations"], alone["forks"]) == (2 * written, 1)
+    assert answer_of("forkstorm", "cheribsd", processes=1, density=100) == answer_of(
+        "forkstorm", PLAIN, processes=1, density=100
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("density", [None, 100])
+def test_bufferpool_is_revoked_where_it_belongs_to_somebody(density: float | None) -> None:
+    """Each turn ends with a pass, which finds every pointer of the emptied frames, and takes it.
+
+    Under the policy "open" objects are nobody's: there is nothing to sweep.
+    """
+    frames = SIZE // 4096 // 5 * 5
+    emptied = bufferpool.TURNS * frames // 5
+    reads = bufferpool.READERS * bufferpool.TURNS * bufferpool.ROUNDS * (frames - frames // 5)
+    pointers = 26 if density is None else 255
+    plain = answer_of("bufferpool", PLAIN, density=density)
+    work = {"operations": reads + emptied, "forks": bufferpool.READERS, "checksum": plain["checksum"], "refused": 0}
+    assert plain == work | {"crossed": 0, "rederived": 0, "passes": 0} | NO_PASS
+    unswept = answer_of("bufferpool", "cheribsd", density=density, revoker="none")
+    assert unswept == plain | {"rederived": 2 * reads}
+    swept = answer_of("bufferpool", "cheribsd", density=density)
+    met = {name: swept[name] for name in NO_PASS}
+    assert swept == unswept | met | {"passes": bufferpool.TURNS, "cleared": emptied * pointers}
+    assert met["pauses"] >= bufferpool.TURNS  # one that could not stop everybody is made again
+    assert met["tags"] >= bufferpool.TURNS * frames * pointers
+    assert met["tag_words"] == 4 * met["pages"] >= 4 * bufferpool.TURNS * frames
+    nobodys = answer_of("bufferpool", "open", density=density)
+    assert (nobodys["crossed"], nobodys["passes"], nobodys["cleared"]) == (2 * reads, bufferpool.TURNS, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["prefork", "ring", "zygote", "messagebus", "bufferpool", "churn"])
+def test_a_cell_has_the_processes_that_it_is_told(workload: str) -> None:
+    """As many as are wanted, in the smallest cell too; those that they work for come on top."""
+    others = {"ring": 1, "messagebus": messagebus.TOPICS}.get(workload, 0)
+    assert answer_of(workload, PLAIN, size=SMALLEST, processes=17)["forks"] == 17 + others
+
+
+@pytest.mark.slow
 @isolated()
 def test_section_has_its_own_passes_alone() -> None:
     """Those before and after it count nowhere; in it, pauses and tags of all processes, in memory and registers."""
@@ -143,7 +224,7 @@ def test_section_has_its_own_passes_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workload", [*EXPECTED, "churn"])
+@pytest.mark.parametrize("workload", NAMES)
 def test_seed_gives_the_work(workload: str) -> None:
     """One seed, one checksum, in every run; another seed, another; the smallest size will do, and the largest seed."""
     of_seed = {seed: answer_of(workload, PLAIN, size=SMALLEST, seed=seed) for seed in (0, 1, (1 << 64) - 1)}
@@ -154,14 +235,14 @@ def test_seed_gives_the_work(workload: str) -> None:
 
 def test_all_workloads_are_described() -> None:
     """Each has a line, a paragraph, and a default size that a cell may have; an unknown name is told the known ones."""
-    assert (*EXPECTED, "churn") == workloads.NAMES
+    assert workloads.NAMES == NAMES
     for name in workloads.NAMES:
         line, paragraph = workloads.describe(name)
         assert line.endswith(".")
         assert "\n" not in line
         assert len(paragraph.splitlines()) > 2
         assert SMALLEST <= workloads.default_size(name) <= LARGEST
-    with pytest.raises(ValueError, match=r"no workload 'sheep'.*prefork, ring, zygote, descriptors, loader, churn"):
+    with pytest.raises(ValueError, match=r"no workload 'sheep'.*prefork, ring, .*bufferpool, churn"):
         workloads.find("sheep")
 
 
@@ -313,6 +394,21 @@ def test_crew_tells_who_has_failed() -> None:
             with pytest.raises(CellFailed, match=f"process [0-9]+ of the cell {how}"):
                 crew.wait()
         wait_until_alone()
+
+
+@pytest.mark.slow
+@isolated()
+def test_crew_waits_for_a_descriptor_or_a_death() -> None:
+    """Whoever waits for its children's word gets it, though others have ended well, and fails where one has not."""
+    word = os.eventfd(0)
+    with Crew(3) as crew:
+        crew.fork(lambda: None)
+        crew.fork(lambda: os.eventfd_write(word, 7))
+        crew.wait_for_readable(word)
+        assert os.eventfd_read(word) == 7
+        crew.fork(lambda: os._exit(3))
+        with pytest.raises(CellFailed, match="ended with status 3"):
+            crew.wait_for_readable(word)
 
 
 @pytest.mark.slow
