@@ -64,6 +64,10 @@ struct driver_counts {
     uint64_t checksum;   /* of all that was served, or handed over, or taken in shared memory, modulo 2^64 */
     uint64_t forks;      /* processes that this one has made */
     uint64_t passes;     /* revocations that this one has asked for, and that gave it memory to use again */
+    uint64_t pages;      /* that passes have visited for it, of 4 KiB, its own and those of objects; */
+    uint64_t tag_words;  /* words of 64 tags that they have read there; */
+    uint64_t tags;       /* tags that they have found; */
+    uint64_t cleared;    /* and those that they have cleared */
 };
 
 /* Fills an area with a graph; every answer's slot is left as it is, empty in new memory. */

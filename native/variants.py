@@ -3,15 +3,16 @@
 A variant is a private copy of native/, changed by patches and flags: the portable path, sanitizers, seeded bugs. The
 result of `build_variant` is given to a process in CAPSHM_CORE.
 
-What was built stays under build/variants, in a directory named after everything that went into it, so that a second
-request costs only the hashing. A directory appears there by one rename, under a lock for its name: workers that want
-the same variant at once compile it once, and a death in the middle leaves a directory whose name starts with a dot and
-that nobody reads.
+What was built, each object of it as well, stays under build/variants, in a directory named after everything that went
+into it: a second request costs only the hashing, and a patch only what it changes. A directory appears there by one
+rename, under a lock for its name: workers that want the same variant at once compile it once, and a death in the middle
+leaves a directory whose name starts with a dot and that nobody reads.
 """
 
 import fcntl
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -27,6 +28,8 @@ import cffi
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
 CACHE = ROOT / "build" / "variants"
+BINDING = "_core.c"
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 # For `cflags`. An extension with one of these needs the sanitizer's runtime in the process before Python starts
 # (`environment`); a program does not.
@@ -60,26 +63,20 @@ def build_variant(
     """
     sources = _patched_sources(name, patches)
     flags = [*_core_flags(), *(f"-D{define}" for define in defines), *cflags]
-    # The generated part of the source depends on cffi, and on the headers of this Python.
-    ingredients = ("extension", compiler, _compiler_version(compiler), cffi.__version__, sys.version, *flags)
+    declarations = {path: text for path, text in sources.items() if path.endswith((".cdef", ".py"))}
+    headers = {path: "" for path in sources if path.endswith(".h")}  # it only looks whether they are there
 
-    def build(directory: Path, final: Path) -> None:
-        binding = directory / "_core.c"
-        declarations = sorted(directory.glob("native/*.cdef"))
-        _run(sys.executable, directory / "native" / "cffi_build.py", "capshm._core", binding, *declarations)
-        _run(
-            compiler,
-            *flags,
-            *_places(directory, final),
-            f"-I{sysconfig.get_path('include')}",
-            "-shared",
-            binding,
-            *sorted(directory.glob("native/*.c")),
-            "-o",
-            directory / "_core.so",  # the name tells capshm._native which PyInit function to call
-        )
+    def generate(directory: Path, _final: Path) -> None:
+        cdefs = sorted(directory.glob("native/*.cdef"))
+        _run(sys.executable, directory / "native" / "cffi_build.py", "capshm._core", directory / BINDING, *cdefs)
 
-    return _cached(name, ingredients, sources, build) / "_core.so"
+    # What is generated depends on cffi; what is compiled of it, on the headers of this Python, too.
+    binding = _cached("binding", ("binding", cffi.__version__), declarations | headers, generate) / BINDING
+    python = [f"-I{sysconfig.get_path('include')}"]
+    files = sources | {BINDING: binding.read_text(encoding="utf-8")}
+    objects = _objects(compiler, [*flags, *python], files, ingredients=(sys.version,))
+    # The name tells capshm._native which PyInit function to call.
+    return _linked(name, "_core.so", compiler, [*flags, "-shared"], objects, sources)
 
 
 def build_program(
@@ -97,23 +94,10 @@ def build_program(
 
     Everything else as in build_variant; no Python is involved.
     """
-    core = _patched_sources(name, patches)
-    own = {source: (ROOT / source).read_text(encoding="utf-8") for source in sources}
+    files = _patched_sources(name, patches)
+    files |= {source: (ROOT / source).read_text(encoding="utf-8") for source in sources}
     flags = [*_core_flags(), *(f"-D{define}" for define in defines), *cflags]
-    ingredients = ("program", compiler, _compiler_version(compiler), *flags)
-
-    def build(directory: Path, final: Path) -> None:
-        _run(
-            compiler,
-            *flags,
-            *_places(directory, final),
-            *(directory / source for source in own if source.endswith(".c")),
-            *sorted(directory.glob("native/*.c")),
-            "-o",
-            directory / "program",
-        )
-
-    return _cached(name, ingredients, core | own, build) / "program"
+    return _linked(name, "program", compiler, flags, _objects(compiler, flags, files), files)
 
 
 def sanitizer_runtime(sanitizer: str = "asan", *, compiler: str = "cc") -> Path | None:
@@ -141,11 +125,6 @@ def _core_flags() -> list[str]:
     return [line for line in lines if line.startswith("-")]
 
 
-def _places(directory: Path, final: Path) -> list[str]:
-    """Where headers are; and debuggers should look for sources where they will be after the rename."""
-    return [f"-I{directory / 'native'}", f"-ffile-prefix-map={directory}={final}"]
-
-
 def _patched_sources(name: str, patches: Iterable[Patch]) -> dict[str, str]:
     """Return the text of every file of the core, by its path from the root, after the patches."""
     texts = {}
@@ -161,6 +140,54 @@ def _patched_sources(name: str, patches: Iterable[Patch]) -> dict[str, str]:
             raise PatchDoesNotFit(f"variant {name!r}, patch {number}: {count} places in {file} read\n{old}")
         texts[key] = texts[key].replace(old, new)
     return texts
+
+
+def _objects(
+    compiler: str, flags: Sequence[str], files: Mapping[str, str], ingredients: Sequence[str] = ()
+) -> list[Path]:
+    """Compile every .c file of these; one that was compiled so before, with the same headers, is taken as it is."""
+    return [
+        _object(compiler, flags, file, _read_for(file, files), ingredients)
+        for file in sorted(files)
+        if file.endswith(".c")
+    ]
+
+
+def _object(
+    compiler: str, flags: Sequence[str], file: str, texts: Mapping[str, str], ingredients: Sequence[str]
+) -> Path:
+    def build(directory: Path, final: Path) -> None:
+        # Debuggers should look for sources where they will be after the rename.
+        places = [f"-I{directory / 'native'}", f"-ffile-prefix-map={directory}={final}"]
+        _run(compiler, *flags, *places, "-c", directory / file, "-o", directory / "object.o")
+
+    own = ("object", compiler, _compiler_version(compiler), *flags, *ingredients)
+    return _cached(Path(file).stem, own, texts, build) / "object.o"
+
+
+def _read_for(file: str, files: Mapping[str, str]) -> dict[str, str]:
+    """Return the texts that the compiler reads for one of these files: its own, and those of headers it leads to."""
+    headers = {Path(path).name: path for path in files if path.endswith(".h")}
+    found: dict[str, str] = {}
+    left = [file]
+    while left:
+        path = left.pop()
+        if path not in found:
+            found[path] = files[path]
+            left += [headers[name] for name in INCLUDE.findall(files[path]) if name in headers]
+    return found
+
+
+def _linked(
+    name: str, result: str, compiler: str, flags: Sequence[str], objects: Sequence[Path], sources: Mapping[str, str]
+) -> Path:
+    """Return the path of what these objects make. The sources lie beside it, for people."""
+    places = [str(path.relative_to(CACHE)) for path in objects]
+
+    def build(directory: Path, _final: Path) -> None:
+        _run(compiler, *flags, *objects, "-o", directory / result)
+
+    return _cached(name, ("linked", compiler, _compiler_version(compiler), *flags, *places), sources, build) / result
 
 
 def _cached(

@@ -193,6 +193,10 @@ class RefusedLoads(Message, frozen=True, tag="refused_loads"):
     count: Annotated[int, msgspec.Meta(ge=1)]
 
 
+class TakePauses(Message, frozen=True, tag="take_pauses"):
+    """How long the machine was stopped for each pass since the last such message."""
+
+
 class Processes(Message, frozen=True, tag="processes"):
     """All processes of the machine."""
 
@@ -246,6 +250,7 @@ Request: TypeAlias = (
     | Knob
     | Revoke
     | RevokeAll
+    | TakePauses
     | GetShadow
     | RefusedLoads
     | Processes

@@ -22,6 +22,7 @@ they hold, and (4) reaches the copies of every process (native/origin.h).
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,6 +34,10 @@ from capshm.broker.state import Member, State
 
 if TYPE_CHECKING:
     from capshm._native import CData
+
+
+MOST_PAUSES = 4096
+"""That are kept until somebody takes them."""
 
 
 class Found(NamedTuple):
@@ -75,8 +80,13 @@ class Pass:
         with contextlib.closing(self._maps):
             for sideband, _ in self._sidebands():
                 self._maps.prepare(sideband)
-            with self.state.stopper.stopped():
-                yield
+            begin = time.perf_counter_ns()
+            try:
+                with self.state.stopper.stopped():
+                    yield
+            finally:  # whether all were stopped or not: nobody could begin an operation
+                if len(self.state.pauses) < MOST_PAUSES:
+                    self.state.pauses.append(time.perf_counter_ns() - begin)
 
     def sweep_objects(self) -> None:
         """Rows J1, J4, J5: what the address spaces own, wherever it is; machine-wide, what is theirs in all objects."""

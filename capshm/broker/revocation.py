@@ -132,6 +132,12 @@ def get_shadow(state: State, member: Member, request: messages.GetShadow, descri
     return Reply({}, [shadow.fd], frozenset([shadow.fd]))
 
 
+def take_pauses(state: State, member: Member, request: messages.TakePauses, descriptors: list[int]) -> Reply:
+    """For the laboratory, which measures one section at a time."""
+    taken, state.pauses = state.pauses, []
+    return Reply({"pauses": [*taken]})
+
+
 def note_refused_loads(state: State, member: Member, request: messages.RefusedLoads, descriptors: list[int]) -> Reply:
     """What the core of a member has refused by itself; nothing is decided here."""
     message = f"loads of others' capabilities whose bases it has had revoked: {request.count}"

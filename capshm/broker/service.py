@@ -68,6 +68,7 @@ class Service:
         self._on(messages.Revoke, revocation.revoke)
         self._on(messages.RevokeAll, revocation.revoke_all)
         self._on(messages.GetShadow, revocation.get_shadow)
+        self._on(messages.TakePauses, revocation.take_pauses)
         self._on(messages.RefusedLoads, revocation.note_refused_loads)
         zircon.register(self._on)
 

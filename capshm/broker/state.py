@@ -93,7 +93,8 @@ class Member:
 @dataclass(slots=True, eq=False)
 class State:
     """All of it. zero: the object that /dev/zero is. here: the serial of another address space that the request at hand
-    may change, because its process has come by (capshm.broker.remote); 0: none.
+    may change, because its process has come by (capshm.broker.remote); 0: none. pauses: how long each stop of the
+    machine for a pass has lasted, in nanoseconds; the first MOST_PAUSES since somebody took them.
 
     files: those of the file system. They are objects for as long as an entry names them, and in no table: an entry
     means a mapping, and a mapping keeps device and inode from being used again.
@@ -113,6 +114,7 @@ class State:
     kernel: Kernel = field(default_factory=Kernel)
     files: WeakValueDictionary[Key, MemoryObject] = field(default_factory=WeakValueDictionary)
     here: int = 0
+    pauses: list[int] = field(default_factory=list)
     _next_serial: int = 1
 
     def __post_init__(self) -> None:

@@ -17,7 +17,13 @@ for; `setup_ns` from the start of the process to the section (the kernel tells t
 their tags, and those `rederived` because they came without; `forks`; `refused`, what the policy refused; `passes`,
 revocations that gave a process memory to use again. `checksum` is of what was done: the same in every world.
 
-    {"wall_ns": …, "cpu_ns": …, "setup_ns": …, "counts": {"operations": …, …}, "checksum": …}
+    {"wall_ns": …, "cpu_ns": …, "setup_ns": …, "pauses_ns": [], "counts": {"operations": …, …}, "checksum": …}
+
+`pauses_ns` is how long the machine was stopped for each pass of the section, in order, the first 4,096 of them: from
+the closing of the gate until it was open again. What a pass leaves to each process, its registers and private memory,
+is swept by that process after the pause. In `counts` both are together, as hardware would count them: `pages` of 4 KiB
+that passes have visited, `tag_words`, each of the tags of 1 KiB, that they have read there, `tags` that they have
+found there and in registers, and `cleared`, those that they have taken away.
 
 Exit status 2: the input is wrong; 1: the cell has failed. Standard error says how, and standard output is empty. What a
 workload prints goes to standard error.
@@ -52,6 +58,7 @@ class Times:
     wall_ns: int = 0
     cpu_ns: int = 0
     setup_ns: int = 0
+    pauses_ns: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -73,11 +80,15 @@ class Setting:
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Around the work that counts, once; what comes before is set-up."""
+        self.crew.forget_sweeps()
+        self.world.take_pauses()
         self.times.setup_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - _started()
         cpu, wall = self._cpu_ns(), time.perf_counter_ns()
         yield
         self.times.wall_ns = time.perf_counter_ns() - wall
         self.times.cpu_ns = self._cpu_ns() - cpu
+        self.times.pauses_ns = self.world.take_pauses()
+        self.crew.count_sweeps()
 
     def _cpu_ns(self) -> int:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -15,8 +15,10 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from capshm import client
 from capshm._children import fork_to_run
 from capshm._native import ffi, lib
+from capshm.cheribsd.revoke import take_statistics
 from capshm.errors import CapshmError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from capshm._native import CData
 
 _COUNTED = ("operations", "crossed", "rederived", "refused", "forks")
+_MET_BY_PASSES = ("pages", "tag_words", "tags", "cleared")
 
 
 class CellFailed(CapshmError):
@@ -51,7 +54,8 @@ class Crew:
     """A context manager; leaving it kills and reaps whoever still runs of those that the calling process has forked.
 
     most: how many processes may be forked. counts: what the calling process has done (struct driver_counts); each
-    process has its own, in memory that all share. counted: the names of those that mean something in this cell.
+    process has its own, in memory that all share. counted: the names of those that mean something in this cell; what
+    passes have met always does.
     """
 
     def __init__(self, most: int) -> None:
@@ -81,6 +85,7 @@ class Crew:
             with self:
                 body()
                 self.wait()
+                self.count_sweeps()
 
         pid = fork_to_run(child)
         try:
@@ -117,10 +122,28 @@ class Crew:
             if status:
                 raise CellFailed(f"process {child.pid} {child.name} {ending(status)}; the others were ended too")
 
+    def forget_sweeps(self) -> None:
+        """What passes have met for this process until now is not counted."""
+        if client.is_attached():
+            take_statistics()
+
+    def count_sweeps(self) -> None:
+        """Add to this process's counts what passes have met for it since that, or since its fork.
+
+        That is, in objects by the passes that it has asked for, and in its own memory by all.
+        """
+        if client.is_attached():
+            met = take_statistics()
+            self.counts.pages += met.pages_scan_rw + met.pages_scan_ro
+            self.counts.tag_words += met.lines_scan
+            self.counts.tags += met.caps_found
+            self.counts.cleared += met.caps_cleared
+
     def total(self) -> dict[str, int]:
         """What all processes have counted together."""
         everyone = [self._all + number for number in range(1 + self.most)]
-        return {name: sum(getattr(counts, name) for counts in everyone) for name in self.counted}
+        names = (*self.counted, *_MET_BY_PASSES)
+        return {name: sum(getattr(counts, name) for counts in everyone) for name in names}
 
     def checksum(self, first: int = 0, end: int | None = None) -> int:
         """The sum of the checksums of the processes from number `first` up to `end`; 0 is the one that began."""

@@ -47,7 +47,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Result(msgspec.Struct, frozen=True):
     """What a cell tells of itself. cpu_ns: of all its processes; setup_ns: all before the measured section.
 
-    checksum: of what it has done, which is the same in every cell of a case, whatever the policy.
+    checksum: of what it has done, which is the same in every cell of a case, whatever the policy. pauses_ns: how long
+    the machine was stopped for each pass of the measured section, in order, at most the first 4,096.
     """
 
     wall_ns: Time
@@ -55,6 +56,7 @@ class Result(msgspec.Struct, frozen=True):
     setup_ns: int
     counts: dict[str, int]
     checksum: int
+    pauses_ns: list[int] = []
 
 
 class Measured(msgspec.Struct, frozen=True, tag="measured"):

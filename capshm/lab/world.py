@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from capshm import _registers, errors
+from capshm import _registers, client, errors
 from capshm import cheribsd as bsd
 from capshm._native import ffi, lib
 from capshm.lab.crew import CellFailed
@@ -74,6 +74,9 @@ class World(Protocol):
 
     def cpu_ns(self) -> int:
         """User and system time that the world's own processes, the broker, have used up to now."""
+
+    def take_pauses(self) -> list[int]:
+        """How long the machine was stopped for each pass since the last call, in nanoseconds; the first 4,096."""
 
 
 class CapabilityArea:
@@ -161,6 +164,10 @@ class Emulated:
         """Of the broker."""
         # The clock of all threads of another process, as Linux numbers it (clock_getcpuclockid(3)).
         return time.clock_gettime_ns(~self._machine.broker_pid << 3 | 2)
+
+    def take_pauses(self) -> list[int]:
+        """By the broker's clock."""
+        return client.current().ask("take_pauses").numbers("pauses")
 
     def _open_object(self) -> int:
         if self._may_share:
@@ -251,6 +258,10 @@ class Plain:
     def cpu_ns(self) -> int:
         """There are none."""
         return 0
+
+    def take_pauses(self) -> list[int]:
+        """Nobody stops anybody."""
+        return []
 
 
 @contextmanager

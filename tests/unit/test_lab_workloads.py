@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from capshm import Machine
+from capshm import cheribsd as bsd
 from capshm.lab import workloads
-from capshm.lab.cell import Cell
+from capshm.lab.cell import Cell, Setting
 from capshm.lab.crew import CellFailed, Crew
 from capshm.lab.workloads import LARGEST, PLAIN, SMALLEST, churn, descriptors, loader, prefork, ring, zygote
-from capshm.lab.world import Plain
+from capshm.lab.world import Plain, enter
 from tests.faults import plugins
 from tests.faults.isolation import isolated
 from tests.faults.residue import names_in, wait_until_alone
@@ -31,14 +33,18 @@ def run_cell(**wanted: object) -> subprocess.CompletedProcess[str]:
 def answer_of(
     workload: str, policy: str, *, size: int = SIZE, seed: int = 7, revoker: str | None = None
 ) -> dict[str, int]:
-    """The counts of a cell, and its checksum; the times are only looked at."""
+    """The counts of a cell, its checksum, and how many pauses it had; the times are only looked at."""
     done = run_cell(workload=workload, policy=policy, size=size, seed=seed, trace=None, revoker=revoker)
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
-    assert set(answer) == {"wall_ns", "cpu_ns", "setup_ns", "counts", "checksum"}
-    assert min(answer["wall_ns"], answer["cpu_ns"], answer["setup_ns"]) > 0
+    assert set(answer) == {"wall_ns", "cpu_ns", "setup_ns", "pauses_ns", "counts", "checksum"}
+    assert min(answer["wall_ns"], answer["cpu_ns"], answer["setup_ns"], *answer["pauses_ns"]) > 0
     counts: dict[str, int] = answer["counts"]
-    return counts | {"checksum": answer["checksum"]}
+    return counts | {"checksum": answer["checksum"], "pauses": len(answer["pauses_ns"])}
+
+
+UNSWEPT = {"pages": 0, "tag_words": 0, "tags": 0, "cleared": 0}
+NO_PASS = UNSWEPT | {"pauses": 0}
 
 
 def items(size: int) -> int:
@@ -76,7 +82,7 @@ def test_counts_are_those_of_the_policy(workload: str) -> None:
     """The same work in every world, by its checksum; what crosses, is derived anew and is refused is the policy's."""
     operations, loads, forks, (refused_by_cheribsd, refused_by_isolated), crosses = EXPECTED[workload]
     plain = answer_of(workload, PLAIN)
-    work = {"operations": operations, "forks": forks, "checksum": plain["checksum"]}
+    work = {"operations": operations, "forks": forks, "checksum": plain["checksum"]} | NO_PASS
     assert plain == work | {"crossed": 0, "rederived": 0, "refused": 0}
     crossed = {"crossed": loads, "rederived": 0}
     rederived = {"crossed": 0, "rederived": loads}
@@ -98,11 +104,42 @@ def test_churn_is_revoked_where_there_is_a_revoker() -> None:
         "forks": churn.WORKERS,
         "checksum": plain["checksum"],
     }
-    assert plain == work | {"passes": 0}
-    assert answer_of("churn", "cheribsd", size=size, revoker="none") == work | {"passes": 0}
+    assert plain == work | {"passes": 0} | NO_PASS
+    assert answer_of("churn", "cheribsd", size=size, revoker="none") == plain
     revoked = answer_of("churn", "cheribsd", size=size, revoker="stop-the-world")
-    assert revoked == work | {"passes": revoked["passes"]}
-    assert revoked["passes"] >= churn.WORKERS
+    met = {name: revoked[name] for name in ("passes", *NO_PASS)}
+    assert revoked == work | met
+    assert met["pauses"] >= met["passes"] >= churn.WORKERS  # one that could not stop everybody is a pause as well
+    assert met["tag_words"] == 4 * met["pages"]  # of objects in private memory, nothing else
+    assert met["tags"] > met["cleared"] > 0
+
+
+@pytest.mark.slow
+@isolated()
+def test_section_has_its_own_passes_alone() -> None:
+    """Those before and after it count nowhere; in it, pauses and tags of all processes, in memory and registers."""
+
+    def revoke() -> None:
+        keeper, secret = bsd.malloc(64), bsd.malloc(64)
+        keeper.store_capability(0, secret)
+        bsd.free(secret)
+        bsd.malloc_revoke_quarantine_force_flush()
+
+    crew = Crew(1)
+    with enter(Machine(), crew) as world, crew:
+        setting = Setting(world, crew, SMALLEST, 7, None)
+        revoke()
+        with setting.measured():
+            revoke()
+            crew.fork(revoke)
+            crew.wait()
+        revoke()
+    met = crew.total()
+    assert len(setting.times.pauses_ns) == 2
+    assert min(setting.times.pauses_ns) > 0
+    assert met["cleared"] == 2 * len(["keeper's granule", "the register of secret"])
+    assert met["tags"] > met["cleared"]
+    assert met["tag_words"] == 4 * met["pages"] > 0
 
 
 @pytest.mark.slow
@@ -209,7 +246,7 @@ def test_workloads_are_plug_ins(tmp_path: Path) -> None:
         return subprocess.run(COMMAND, input=cell, capture_output=True, text=True, check=False, env=environment)
 
     counts = json.loads(run_plug_in("sheep").stdout)["counts"]
-    assert counts == {"operations": SIZE, "crossed": 0, "rederived": 0, "refused": 0, "forks": 1}
+    assert counts == {"operations": SIZE, "crossed": 0, "rederived": 0, "refused": 0, "forks": 1} | UNSWEPT
     idle = run_plug_in("dog")
     assert (idle.returncode, idle.stdout) == (1, "")
     assert "CellFailed: the workload 'dog' has measured nothing" in idle.stderr
@@ -287,7 +324,7 @@ def test_crew_has_a_bound() -> None:
         with pytest.raises(CellFailed, match="made for 1"):
             crew.fork(lambda: None)
         crew.wait()
-    assert crew.total() == {"operations": 0, "crossed": 0, "rederived": 0, "refused": 0, "forks": 1}
+    assert crew.total() == {"operations": 0, "crossed": 0, "rederived": 0, "refused": 0, "forks": 1} | UNSWEPT
 
 
 @pytest.mark.slow
