@@ -10,7 +10,7 @@ import cyclopts
 from rich.console import Console
 
 from capshm import CapshmError, __version__
-from capshm.commands import audit, caps, compare, doctor, explain, ps, record, run, vm
+from capshm.commands import audit, caps, compare, doctor, explain, ps, record, report, run, vm
 
 app = cyclopts.App(
     name="capshm",
@@ -19,6 +19,7 @@ app = cyclopts.App(
 )
 for verb in (
     compare.compare,
+    report.report,
     run.run,
     record.record,
     ps.ps,

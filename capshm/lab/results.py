@@ -4,6 +4,7 @@
     results.jsonl    one `Record` a line, only ever appended to, and on the disk before the next cell begins
     results.sqlite   the same for SQL, made from the two above (capshm.lab.database)
     table.txt        the table as it was printed
+    maps.jsonl       where segments held their tags, if that was asked for (capshm.lab.maps)
 
 The first two are the result, and enough to go on with a run. A death in the middle of a line leaves a half-written
 tail, which readers drop and say so; there is no other way to lose a cell that has finished.
@@ -26,7 +27,8 @@ from capshm.lab.plan import Cell, Plan
 
 SCHEMA = 3
 _READABLE = (2, SCHEMA)  # in 2 no case had processes or a density
-MANIFEST, RESULTS, DATABASE, TABLE = "manifest.json", "results.jsonl", "results.sqlite", "table.txt"
+MANIFEST, RESULTS = "manifest.json", "results.jsonl"
+DATABASE, TABLE, MAPS = "results.sqlite", "table.txt", "maps.jsonl"
 
 
 Time: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
@@ -113,13 +115,13 @@ class Results:
         try:
             if not is_forced and any(folder.iterdir()):
                 raise ResultsError(f"{folder} is not empty: name another folder, or say --force to replace its results")
-            _replace(
+            replace(
                 {
                     folder / RESULTS: b"",
                     folder / MANIFEST: msgspec.json.format(msgspec.json.encode(manifest)) + b"\n",
                 }
             )
-            for name in (DATABASE, TABLE):
+            for name in (DATABASE, TABLE, MAPS):
                 (folder / name).unlink(missing_ok=True)
             os.fsync(self._lock)
             self._fd = os.open(folder / RESULTS, os.O_WRONLY | os.O_CLOEXEC)
@@ -181,7 +183,7 @@ def read(folder: Path) -> Found:
 def write_table(folder: Path, text: str) -> None:
     """Keep the table as it was printed. ResultsError: it cannot be written."""
     try:
-        _replace({folder / TABLE: text.encode()})
+        replace({folder / TABLE: text.encode()})
     except OSError as error:
         raise ResultsError(f"cannot write {folder / TABLE}: {error.strerror}") from error
 
@@ -204,7 +206,7 @@ def _read_manifest(path: Path, text: bytes) -> Manifest:
         raise ResultsError(f"{path} is damaged: {error}") from error
 
 
-def _replace(contents: dict[Path, bytes]) -> None:
+def replace(contents: dict[Path, bytes]) -> None:
     """Write files whole, then rename them into place, in this order. OSError while writing: all are as before."""
     new = {path: path.with_name(path.name + ".new") for path in contents}
     try:

@@ -46,9 +46,17 @@ def run(plan: Plan, results: Results, progress: Progress) -> None:
             progress.end_cell(outcome)
 
 
-def measure(number: int, cell: Cell, timeout: int) -> Measured | Failed:
-    """Run one cell of a round, for no longer than so many seconds. None of its processes is left, whatever happens."""
-    order = {**msgspec.structs.asdict(cell.case), **msgspec.structs.asdict(cell.configuration), "seed": cell.seed}
+def measure(number: int, cell: Cell, timeout: int, *, map_into: str | None = None) -> Measured | Failed:
+    """Run one cell of a round, for no longer than so many seconds. None of its processes is left, whatever happens.
+
+    map_into: a file for the map of its tags (capshm.lab.density).
+    """
+    order = {
+        **msgspec.structs.asdict(cell.case),
+        **msgspec.structs.asdict(cell.configuration),
+        "seed": cell.seed,
+        "map_into": map_into,
+    }
     # Memory files, and no pipes: nobody needs to read while the cell runs, and a full disk is not in the way.
     with (
         os.fdopen(os.memfd_create("cell-output"), "w+b") as output,
