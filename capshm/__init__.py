@@ -29,6 +29,9 @@ from capshm.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
+
+    from capshm.lab.notebook import Loaded
     from capshm.machine import Machine
 
 __all__ = [
@@ -57,8 +60,22 @@ __all__ = [
     "current",
     "encoding",
     "errors",
+    "load",
     "sealing_root",
 ]
+
+
+def load(folder: "str | os.PathLike[str]") -> "Loaded":
+    """What `capshm compare` has left in a results folder, for a notebook: rows, columns, a frame, the table.
+
+    ResultsError: it is no results folder, or not to be read. A process that uses it should not be in a machine: it
+    brings libraries that may have threads.
+    """
+    from pathlib import Path  # only here, as all that follows: a program that only attaches must start quickly
+
+    from capshm.lab.notebook import Loaded
+
+    return Loaded(Path(folder))
 
 
 def __getattr__(name: str) -> object:

@@ -34,7 +34,6 @@ KINDS = ("svg", "pdf", "png")
 _NO_DATES: dict[str, dict[str, str | None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 _LOOK: dict[str, object] = {
     "svg.fonttype": "path",  # looks the same wherever it is opened
-    "pdf.fonttype": 42,  # text that can be searched
     "font.family": "DejaVu Sans",  # which comes with matplotlib
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -99,7 +98,7 @@ def show_ratios(axes: Axes, axis: str, low: float, high: float, *, room: float) 
         chosen.set_minor_locator(NullLocator())
     else:
         limit(low - 0.05 * (high - low), low + (high - low) * room + 0.02)
-        chosen.set_major_locator(MaxNLocator(4))
+        chosen.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     chosen.set_major_formatter(FuncFormatter(lambda value, _: f"× {value:.4g}"))
 
 
@@ -116,14 +115,20 @@ def picture(exhibit: Exhibit) -> Picture:
         figure = exhibit.draw()
         figure.draw_without_rendering()  # which finds where all is placed
         figure.set_layout_engine("none")
-        files = {kind: _save(figure, kind) for kind in KINDS}
-        return Picture(files, _inline(exhibit.key, _save(figure, "svg", is_transparent=True).decode()))
+        svg = _save(figure, "svg", is_transparent=True)
+        pictures = {"svg": _on_white(svg), "pdf": _save(figure, "pdf"), "png": _save(figure, "png")}
+        return Picture(pictures, _inline(exhibit.key, svg.decode()))
 
 
 def _save(figure: Figure, kind: str, *, is_transparent: bool = False) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format=kind, transparent=is_transparent, metadata=_NO_DATES[kind])
     return content.getvalue()
+
+
+def _on_white(svg: bytes) -> bytes:
+    first = b'<g id="figure_1">'
+    return svg.replace(first, b'<rect width="100%" height="100%" fill="#ffffff"/>\n ' + first, 1)
 
 
 def _inline(key: str, text: str) -> str:

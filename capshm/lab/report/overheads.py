@@ -24,6 +24,9 @@ _PANELS = 12
 _MOST_NONE = 1.0
 """What was not seen is drawn up to this share, and beyond it says so in words alone."""
 
+_ROOM = 1.45
+"""Beside the longest bar, for its figures."""
+
 _Bars: TypeAlias = dict[Configuration, Overhead]
 
 
@@ -73,15 +76,19 @@ def _exhibit(run: Run, comparison: Comparison, reference: str, bars: dict[Case, 
 
 def _draw(run: Run, comparison: Comparison, bars: dict[Case, _Bars], names: dict[Configuration, str]) -> Figure:
     figure, axes = panels([0.75 + 0.3 * len(own) for own in bars.values()])
+    ends = [1.0]
     for panel, (case, own) in zip(axes, bars.items(), strict=True):
         panel.set_title(run.described(case))
-        _draw_panel(panel, comparison, own)
+        ends += _draw_panel(panel, comparison, own)
         panel.set_yticks(range(len(own)), [names[each] for each in own])
+    for panel in axes:
+        show_ratios(panel, "x", min(ends), max(ends), room=_ROOM)
     return figure
 
 
-def _draw_panel(axes: Axes, comparison: Comparison, bars: _Bars) -> None:
-    ends = [1.0]
+def _draw_panel(axes: Axes, comparison: Comparison, bars: _Bars) -> list[float]:
+    """The ratios where something of it ends."""
+    ends: list[float] = []
     for place, (configuration, over) in enumerate(bars.items()):
         look = style(comparison, configuration)
         is_absent = over.interval is not None and not over.is_seen
@@ -119,4 +126,4 @@ def _draw_panel(axes: Axes, comparison: Comparison, bars: _Bars) -> None:
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.axvline(1, color=FAINT, linewidth=1.2)
-    show_ratios(axes, "x", min(ends), max(ends), room=1.3)
+    return ends
