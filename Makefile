@@ -41,7 +41,7 @@ TOOLS := $(MADE)/tools
 CORE := $(MADE)/core
 
 # What lint reads, as far as it is there.
-PYTHON_TREES := $(wildcard capshm tests bench native)
+PYTHON_TREES := $(wildcard capshm tests bench native examples)
 C_TREES := $(wildcard native tests/native bench)
 
 .DEFAULT_GOAL := help
@@ -167,6 +167,6 @@ soak: $(CORE)
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find capshm tests bench native -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find capshm tests bench native examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 comma := ,

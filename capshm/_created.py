@@ -1,6 +1,7 @@
 """A process that zircon.process_create has made: `python -m capshm._created NAME`, started by the broker.
 
-It attaches, says so, and waits; what is mapped in it others map. It ends with the broker, or when its last handle is closed.
+It attaches, says so, and waits; what is mapped in it others map. It ends with the broker, or when its last handle is
+closed.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 
 Each is a program of its own that the broker starts (capshm._created): it has nothing of the caller's, neither memory
 nor descriptors, and is nobody's child that a program might wait for. It attaches as any program does, says that it is
-ready, and only then the caller is answered. Closing the last handle to such a process ends it, and so does the end of the broker.
+ready, and only then the caller is answered. Closing the last handle to such a process ends it, and so does the end of
+the broker.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -51,7 +53,13 @@ class Creations:
         null = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (0, 1)]
         environment = os.environ | {MACHINE_VARIABLE: self._machine}
         pid = os.posix_spawn(sys.executable, argv, environment, file_actions=null)
-        creation = Creation(pid, os.pidfd_open(pid), member, connection, request.n)  # it is not reaped: the pid is its
+        try:
+            pidfd = os.pidfd_open(pid)  # it is not reaped: the pid is its
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
+        creation = Creation(pid, pidfd, member, connection, request.n)
         self._by_pid[pid] = creation
         self._loop.add(creation.pidfd, lambda: self._has_ended(creation))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.figures import FIGURES
-from capshm.lab import plan
+from capshm.lab import choice, plan
 from capshm.lab.readme import markers
 
 BEGIN, END = markers("bench")
@@ -38,7 +38,7 @@ def test_plan_of_the_readme_is_one(tmp_path: Path) -> None:
     """The plan file that the README shows can be run as it stands."""
     (text,) = re.findall(r"^```toml\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     (tmp_path / "plan.toml").write_text(text, encoding="utf-8")
-    chosen = plan.complete(plan.Choice(), plan.read(tmp_path / "plan.toml"))
+    chosen = plan.complete(choice.Choice(), choice.read(tmp_path / "plan.toml"))
     assert (len(chosen.cases), chosen.repeats, chosen.seed) == (4, 15, 7)
 
 

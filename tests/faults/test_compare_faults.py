@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from capshm.lab import results
-from capshm.lab.results import Failed, Measured, Record
+from capshm.lab.results import Canary, Failed, Measured, Record
 from tests.faults import plugins
 from tests.faults.isolation import isolated
 from tests.faults.residue import wait_until_alone
@@ -241,15 +241,15 @@ def test_when_the_runner_is_killed_its_cell_goes_too() -> None:
 def test_cells_that_fail_are_told_and_the_others_run() -> None:
     """Status 3; each failure with the cell's own words, or with the signal that ended it."""
     with scene() as here:
-        done = here.run(WORKS, RAISES, DIES)
+        done = here.run(WORKS, RAISES, DIES, repeats=1)
         assert done.status == 3
         failures = [record for record in here.records() if isinstance(record, Failed)]
         said = {RAISES: "ValueError: no more paper", DIES: "status 137"}
-        assert len(failures) == 2 * 2 * 2  # sizes, policies, rounds
+        assert len(failures) == 2 * 2  # sizes, policies
         assert all(said[each.cell.case.size] in each.message for each in failures)
         measured = [record for record in here.records() if isinstance(record, Measured)]
-        assert [each.cell.case.size for each in measured] == [WORKS] * 4
-        assert "8 cells failed" in done.output
+        assert [each.cell.case.size for each in measured] == [WORKS] * 2
+        assert "4 cells failed" in done.output
         assert "ValueError: no more paper" in done.messages
         assert here.show().status == 3
 
@@ -259,8 +259,8 @@ def test_cells_that_fail_are_told_and_the_others_run() -> None:
 def test_what_a_workload_prints_is_no_answer() -> None:
     """Nor is it in the way of one."""
     with scene() as here:
-        assert here.run(TALKS).status == 0
-        assert [type(record) for record in here.records()].count(Measured) == 4
+        assert here.run(TALKS, repeats=1).status == 0
+        assert [type(record) for record in here.records()].count(Measured) == 2
 
 
 @pytest.mark.slow
@@ -283,9 +283,12 @@ def test_a_cell_that_hangs_is_ended_after_its_time() -> None:
     with scene() as here, here.unheard():
         done = here.end(here.start(HANGS, WORKS, repeats=1, timeout=2))
         assert done.status == 3
-        failures = [record for record in here.records() if isinstance(record, Failed)]
-        assert [each.cell.case.size for each in failures] == [HANGS, HANGS]
-        assert all("had not ended after 2 seconds" in each.message for each in failures)
+        cells = [record for record in here.records() if not isinstance(record, Canary)]
+        assert sorted(each.cell.case.size for each in cells) == [WORKS, WORKS, HANGS, HANGS]
+        # On a machine that is busy enough, what works may take as long.
+        failures = {each.cell: each.message for each in cells if isinstance(each, Failed)}
+        assert len([cell for cell in failures if cell.case.size == HANGS]) == 2
+        assert all("had not ended after 2 seconds" in message for message in failures.values())
 
 
 @pytest.mark.slow
@@ -311,9 +314,9 @@ def test_when_its_keeper_is_killed_a_cell_ends() -> None:
 def test_what_a_cell_leaves_behind_is_ended() -> None:
     """A grandchild whose parents are gone, in a process group of its own; the cell itself has done its work."""
     with scene() as here:
-        assert here.run(STRAYS).status == 0
+        assert here.run(STRAYS, repeats=1).status == 0
         wait_until_alone()
-        assert len([record for record in here.records() if isinstance(record, Measured)]) == 4
+        assert len([record for record in here.records() if isinstance(record, Measured)]) == 2
 
 
 @pytest.mark.slow
@@ -356,7 +359,7 @@ def test_a_full_disk_ends_the_run() -> None:
 def test_damage_is_told_and_the_rest_is_shown() -> None:
     """A half-written tail, as a death leaves it, is no failure; a damaged line is."""
     with scene() as here:
-        assert here.run(WORKS).status == 0
+        assert here.run(WORKS, repeats=1).status == 0
         path = here.results / results.RESULTS
         whole = path.read_bytes()
         path.write_bytes(whole + b'{"type":"meas')
@@ -366,7 +369,7 @@ def test_damage_is_told_and_the_rest_is_shown() -> None:
         shown = here.show()
         assert shown.status == 1
         assert "no record" in shown.messages
-        assert "of 2 rounds" in shown.output
+        assert "of 1 round" in shown.output
         (here.results / results.MANIFEST).unlink()
         shown = here.show()
         assert (shown.status, shown.output) == (1, "")
