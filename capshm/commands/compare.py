@@ -5,27 +5,32 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import cyclopts
 
 from capshm.commands.tables import Json
 from capshm.errors import CapshmError
 
-if TYPE_CHECKING:
-    from capshm.lab.plan import Plan
-    from capshm.lab.results import Manifest, Record
-    from capshm.lab.summary import Summary
-
 Words: TypeAlias = Annotated[list[str] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
 Numbers: TypeAlias = Annotated[list[int] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
 Shares: TypeAlias = Annotated[list[float] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
+Paths: TypeAlias = Annotated[list[Path] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
 Measure: TypeAlias = Literal["wall", "cpu"]
 Flag: TypeAlias = Annotated[bool, cyclopts.Parameter(negative=(), show_default=False)]
 
-_FAILED, _WRONG_LINE, _CELLS_FAILED, _INTERRUPTED = 1, 2, 3, 130
+_GOES_WITH: dict[str, Set[str]] = {
+    "--show": {"--readme"},
+    "--resume": {"--retry-failed", "--cluster"},
+    "--merge": {"--output", "--force"},
+}
+"""What may be said beside an option that runs no plan of its own; --measure and --json go with all."""
+_NEEDS = {
+    "--readme": "--readme shows results: name their folder by --show",
+    "--retry-failed": "--retry-failed goes on with results: name their folder by --resume",
+}
 
 
 def compare(
@@ -47,8 +52,12 @@ def compare(
     measure: Measure = "wall",
     quick: Flag = False,
     dry_run: Flag = False,
+    cluster: str | None = None,
     output: Path | None = None,
     force: Flag = False,
+    resume: Path | None = None,
+    retry_failed: Flag = False,
+    merge: Paths = None,
     show: Path | None = None,
     readme: Path | None = None,
     json_output: Json = False,
@@ -62,7 +71,9 @@ def compare(
     Each runs in fresh processes, as often as --repeats says: a round runs every one once, in a random order. Overheads
     are medians of the rounds' ratios with 95 % intervals; where nothing was seen the table says how small a difference
     would have been, 95 times in 100. Results go to a folder as they come, and Ctrl-C keeps what is there:
-    manifest.json, results.jsonl, results.sqlite (tables run, cells, counts, failures, canary) and table.txt.
+    manifest.json, results.jsonl, results.sqlite (tables run, cells, counts, failures, canary, machines) and table.txt.
+    --resume goes on with a folder that Ctrl-C, a kill or a power cut has left, --merge makes one folder of several.
+    Figures of different machines or versions compare nothing, so all of a folder are of one kind of machine.
 
     Exit status: 0 all cells have finished; 3 some have failed, or have not done the same work in all worlds, and the
     table says which; 1 capshm could not, or the results are damaged; 2 a wrong command line or plan; 130 Ctrl-C.
@@ -106,10 +117,21 @@ def compare(
         A first look, in less than a minute: two rounds of smaller sizes.
     dry_run
         Show which cells would run, and for about how long; run none.
+    cluster
+        Run the cells on the workers of a dask cluster, one at a time on each: the address of its scheduler, such as
+        tcp://10.0.0.1:8786. Every worker needs this version of capshm, the same kind of machine, and the traces.
     output
         The folder for the results; a new one in results/ without it.
     force
         Replace the results that are in that folder.
+    resume
+        Go on with the results in this folder: the same plan, on a machine of the same kind with the same version. Only
+        cells that have not ended run.
+    retry_failed
+        With --resume: run cells that have failed again, too, in place of their failures.
+    merge
+        Make one folder of these: their rounds, which must compare the same from the same seed, one after the other.
+        They stay as they are.
     show
         Show the results of this folder again; run nothing.
     readme
@@ -119,127 +141,65 @@ def compare(
     """
     if importlib.util.find_spec("scipy") is None:
         raise CapshmError("compare needs scipy for its intervals, which is not installed: pip install 'capshm[lab]'")
-    from capshm.lab import choice  # only here: `capshm --help` stays fast
+    from capshm.commands import comparisons  # only here: `capshm --help` stays fast
+    from capshm.lab import choice
     from capshm.lab import plan as plans
 
-    if show is not None:
-        sys.exit(_show(show, measure, readme, is_json=json_output))
-    if readme is not None:
-        _complain(["--readme shows results: name their folder by --show"])
-        sys.exit(_WRONG_LINE)
-    try:
-        line = choice.choose(
-            workloads=workloads,
-            policies=policies,
-            revokers=revokers,
-            stoppers=stoppers,
-            scopes=scopes,
-            sizes=sizes,
-            processes=processes,
-            densities=densities,
-            traces=trace,
-            repeats=repeats,
-            seed=seed,
-            baseline=baseline,
-            timeout=timeout,
-        )
-        chosen = plans.complete(line, None if plan is None else choice.read(plan), quick=quick)
-    except choice.PlanError as error:
-        _complain([str(error)])
-        sys.exit(_WRONG_LINE)
-    if dry_run:
-        _print_plan(chosen, is_json=json_output)
-        return
+    said = {
+        "workloads": workloads,
+        "policies": policies,
+        "revokers": revokers,
+        "stoppers": stoppers,
+        "scopes": scopes,
+        "sizes": sizes,
+        "processes": processes,
+        "densities": densities,
+        "traces": trace,
+        "repeats": repeats,
+        "seed": seed,
+        "baseline": baseline,
+        "timeout": timeout,
+    }
+    options = {f"--{'trace' if name == 'traces' else name}": value for name, value in said.items()} | {
+        "--plan": plan,
+        "--quick": quick or None,
+        "--dry-run": dry_run or None,
+        "--cluster": cluster,
+        "--output": output,
+        "--force": force or None,
+        "--resume": resume,
+        "--retry-failed": retry_failed or None,
+        "--merge": merge,
+        "--show": show,
+        "--readme": readme,
+    }
+    complaint = _complaint({name for name, value in options.items() if value is not None})
+    if complaint is not None:
+        comparisons.complain([complaint])
+        sys.exit(comparisons.WRONG_LINE)
     folder = output or Path("results") / time.strftime("%Y-%m-%dT%H.%M.%SZ", time.gmtime())
-    sys.exit(_run(chosen, folder, measure, is_forced=force, is_json=json_output))
-
-
-def _run(plan: Plan, folder: Path, measure: Measure, *, is_forced: bool, is_json: bool) -> int:
-    """Run it, keep what there is, and print it, however the run ends. The exit status."""
-    from capshm.lab import database, facts, results, run
-    from capshm.lab.progress import Watch
-
-    manifest = results.Manifest(plan, facts.gather())
-    status = 0
-    with results.Results(folder, manifest, is_forced=is_forced) as filling:
-        try:
-            with Watch(plan) as watch:
-                run.run(plan, filling, watch)
-        except KeyboardInterrupt:
-            _complain(["interrupted; this is what has finished"])
-            status = _INTERRUPTED
-        except results.ResultsError as error:
-            _complain([str(error)])
-            status = _FAILED
-    records = results.read(folder).records
-    summary, text = _summarize(manifest, records, measure)
+    if show is not None:
+        sys.exit(comparisons.show(show, measure, readme, is_json=json_output))
+    if resume is not None:
+        sys.exit(comparisons.resume(resume, measure, cluster=cluster, is_retrying=retry_failed, is_json=json_output))
+    if merge is not None:
+        sys.exit(comparisons.merge(merge, folder, measure, is_forced=force, is_json=json_output))
     try:
-        results.write_table(folder, text)
-        database.build(folder, manifest, records)
-    except results.ResultsError as error:
-        _complain([str(error)])
-        status = status or _FAILED
-    _print(manifest, summary, text, is_json=is_json)  # last: whoever reads it finds the folder whole
-    print(f"results: {folder}", file=sys.stderr)
-    return status or _status(summary)
-
-
-def _show(folder: Path, measure: Measure, readme: Path | None, *, is_json: bool) -> int:
-    """Print an existing folder's table, and put it into a README. The exit status."""
-    from capshm.lab import results, table
-
-    found = results.read(folder)
-    summary, text = _summarize(found.manifest, found.records, measure)
-    _print(found.manifest, summary, text, is_json=is_json)
-    if readme is not None:
-        try:
-            table.rewrite_readme(readme, text, summary)
-        except (OSError, ValueError) as error:
-            raise CapshmError(str(error)) from error
-    if found.tail:
-        _complain([f"{folder / results.RESULTS} ends in a half-written line of {found.tail} bytes, which is left out"])
-    _complain(found.damages)
-    return _FAILED if found.damages else _status(summary)
-
-
-def _summarize(manifest: Manifest, records: Iterable[Record], measure: Measure) -> tuple[Summary, str]:
-    """The summary, and its table."""
-    from capshm.lab import summary, table
-
-    found = summary.summarize(manifest.plan, records, measure)
-    return found, table.text(manifest, found)
-
-
-def _print(manifest: Manifest, summary: Summary, text: str, *, is_json: bool) -> None:
-    """Print the table, or the JSON document."""
-    import msgspec
-
-    document = {"manifest": manifest} | msgspec.structs.asdict(summary)
-    print(msgspec.json.encode(document).decode() if is_json else text, flush=True)
-
-
-def _print_plan(plan: Plan, *, is_json: bool) -> None:
-    import msgspec
-
-    from capshm.lab import table, workloads
-
-    if is_json:
-        print(msgspec.json.encode({"plan": plan, "seconds": plan.seconds}).decode())
+        chosen = plans.complete(choice.choose(**said), None if plan is None else choice.read(plan), quick=quick)
+    except choice.PlanError as error:
+        comparisons.complain([str(error)])
+        sys.exit(comparisons.WRONG_LINE)
+    if dry_run:
+        comparisons.show_plan(chosen, is_json=json_output)
         return
-    print(f"{len(plan.cells)} cells a round, {plan.repeats} rounds, seed {plan.seed}:\n")
-    for comparison in plan.comparisons:
-        print(comparison.title)
-        for case in comparison.cases:
-            print(f"  {table.described(plan, case)}: {', '.join(map(comparison.name, comparison.configurations))}")
-            print(f"      {workloads.describe(case.workload)[0]}")
-        print()
-    print(f"about {table.duration(plan.seconds * 1e9)} on two slow processors")
+    sys.exit(comparisons.run(chosen, folder, measure, cluster=cluster, is_forced=force, is_json=json_output))
 
 
-def _status(summary: Summary) -> int:
-    return 0 if summary.is_whole else _CELLS_FAILED
-
-
-def _complain(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(f"capshm compare: {line}", file=sys.stderr)
+def _complaint(given: Set[str]) -> str | None:
+    """What does not go together of the options that are given."""
+    modes = [mode for mode in _GOES_WITH if mode in given]
+    if not modes:
+        return next((told for option, told in _NEEDS.items() if option in given), None)
+    mode = modes[0]
+    others = ", ".join(sorted(given - _GOES_WITH[mode] - {mode}))
+    return f"{mode} does not go with {others}" if others else None

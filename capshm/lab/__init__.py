@@ -17,10 +17,15 @@ nothing above imports anything below.
 
     choice      what a plan file and a command line say
     plan        which cells, how often, in which order
-    run         every cell in its process, one after the other
+    run         every cell in its process, and on the disk
+    places      where that is: here, or
+    cluster     on the workers of a dask cluster
+    measuring   one cell in its process
     keeper      a process around each cell, which leaves nothing of it behind
     canary      how far apart the machine's processors are just now
     results     the folder, in which nothing that has finished is lost
+    filling     writes it: a new one, or one that was interrupted
+    merging     several folders made one
     database    the same for SQL
     statistics  medians, overheads, and what could not have been seen
     summary     what all records together say

@@ -38,6 +38,11 @@ class Case(msgspec.Struct, frozen=True):
     density: float | None = None
 
     @property
+    def files(self) -> list[str]:
+        """Paths of what it reads."""
+        return [] if self.trace is None else [self.trace]
+
+    @property
     def seconds(self) -> float:
         """About how long a cell of it takes."""
         share = self.size / workloads.default_size(self.workload)

@@ -2,11 +2,13 @@
 
     run       key, value                                                     what the manifest says
     cells     id, round, workload, size, trace, processes, density, policy,  a row a cell that has finished
-              revoker, stopper, scope, seed, wall_ns, cpu_ns, setup_ns, checksum
+              revoker, stopper, scope, seed, machine, wall_ns, cpu_ns, setup_ns,
+              checksum
     counts    cell, name, value                                              operations, crossed, passes, ...
     failures  round, workload, size, trace, processes, density, policy,      a row a cell that has failed
-              revoker, stopper, scope, seed, message
-    canary    round, microseconds
+              revoker, stopper, scope, seed, machine, message
+    canary    round, machine, microseconds
+    machines  number, key, value                                             the facts of each; the manifest's is 0
 
 trace is NULL but for recorded programs; processes and density where they are the workload's own; revoker, stopper and
 scope are NULL where there is none: plain memory has no machine, and a revoker that never revokes needs no stopper and
@@ -25,8 +27,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from capshm.lab.facts import Facts
 from capshm.lab.plan import Cell
-from capshm.lab.results import DATABASE, Canary, Failed, Manifest, Measured, Record, ResultsError
+from capshm.lab.results import DATABASE, Another, Canary, Failed, Manifest, Measured, Record, ResultsError
 
 Value: TypeAlias = str | int | float | None
 
@@ -35,7 +38,7 @@ CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE cells (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
     processes INTEGER, density REAL,
-    policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL,
+    policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL, machine INTEGER NOT NULL,
     wall_ns INTEGER NOT NULL, cpu_ns INTEGER NOT NULL, setup_ns INTEGER NOT NULL,
     checksum TEXT NOT NULL -- hexadecimal, since a number of SQL has 63 bits
 );
@@ -43,9 +46,11 @@ CREATE TABLE counts (cell INTEGER NOT NULL REFERENCES cells, name TEXT NOT NULL,
 CREATE TABLE failures (
     round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
     processes INTEGER, density REAL,
-    policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL, message TEXT NOT NULL
+    policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL, machine INTEGER NOT NULL,
+    message TEXT NOT NULL
 );
-CREATE TABLE canary (round INTEGER NOT NULL, microseconds REAL);
+CREATE TABLE canary (round INTEGER NOT NULL, machine INTEGER NOT NULL, microseconds REAL);
+CREATE TABLE machines (number INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL);
 """
 
 
@@ -65,6 +70,7 @@ def build(folder: Path, manifest: Manifest, records: Iterable[Record]) -> None:
 
 
 def _fill(connection: sqlite3.Connection, manifest: Manifest, records: Iterable[Record]) -> None:
+    _insert_machine(connection, 0, manifest.facts)
     facts = msgspec.structs.asdict(manifest.facts) | {
         "schema": manifest.schema,
         "plan": msgspec.json.encode(manifest.plan).decode(),
@@ -72,20 +78,27 @@ def _fill(connection: sqlite3.Connection, manifest: Manifest, records: Iterable[
     connection.executemany("INSERT INTO run VALUES (?, ?)", [(key, str(value)) for key, value in facts.items()])
     for record in records:
         match record:
-            case Measured(round=number, cell=cell, result=result):
-                told = (result.wall_ns, result.cpu_ns, result.setup_ns, f"{result.checksum:016x}")
+            case Measured(round=number, cell=cell, result=result, machine=machine):
+                told = (machine, result.wall_ns, result.cpu_ns, result.setup_ns, f"{result.checksum:016x}")
                 row = _insert(connection, "cells", None, number, *_key(cell), *told)
                 counts = [(row, name, value) for name, value in result.counts.items()]
                 connection.executemany("INSERT INTO counts VALUES (?, ?, ?)", counts)
-            case Failed(round=number, cell=cell, message=message):
-                _insert(connection, "failures", number, *_key(cell), message)
-            case Canary(round=number, microseconds=microseconds):
-                _insert(connection, "canary", number, microseconds)
+            case Failed(round=number, cell=cell, message=message, machine=machine):
+                _insert(connection, "failures", number, *_key(cell), machine, message)
+            case Canary(round=number, microseconds=microseconds, machine=machine):
+                _insert(connection, "canary", number, machine, microseconds)
+            case Another(number=number, facts=own):
+                _insert_machine(connection, number, own)
 
 
 def _insert(connection: sqlite3.Connection, table: str, *values: Value) -> int | None:
     """A row; its number."""
     return connection.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(values))})", values).lastrowid
+
+
+def _insert_machine(connection: sqlite3.Connection, number: int, facts: Facts) -> None:
+    for key, value in msgspec.structs.asdict(facts).items():
+        _insert(connection, "machines", number, key, str(value))
 
 
 def _key(cell: Cell) -> tuple[Value, ...]:

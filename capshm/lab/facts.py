@@ -13,7 +13,7 @@ import capshm
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """machine: the processor's name. processors: how many this process may use. time: when, in UTC."""
+    """machine: the processor's name. processors: how many this process may use. time: when, in UTC. node: which one."""
 
     capshm: str
     core: str
@@ -22,6 +22,17 @@ class Facts(msgspec.Struct, frozen=True):
     kernel: str
     processors: int
     time: str
+    node: str = ""
+
+    def differences(self, other: Facts) -> list[str]:
+        """What makes figures of both incomparable: "kernel 6.1 and 6.18". When they are from, and which of several
+        like machines they are, does not."""
+        found = []
+        for name in ("capshm", "core", "python", "machine", "kernel", "processors"):
+            own, theirs = getattr(self, name), getattr(other, name)
+            if own != theirs:
+                found.append(f"{name} {own} and {theirs}")
+        return found
 
 
 def gather() -> Facts:
@@ -34,6 +45,7 @@ def gather() -> Facts:
         kernel=platform.release(),
         processors=len(os.sched_getaffinity(0)),
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        node=platform.node(),
     )
 
 

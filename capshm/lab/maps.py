@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from capshm.lab import run
+from capshm.lab import measuring
+from capshm.lab.filling import replace
 from capshm.lab.plan import Cell, Plan
-from capshm.lab.results import MAPS, Failed, ResultsError, replace
+from capshm.lab.results import MAPS, Failed, ResultsError
 from capshm.lab.workloads import PLAIN
 
 
@@ -48,7 +49,7 @@ def take(plan: Plan, folder: Path) -> Iterator[Cell | Failed]:
         if cell.configuration.policy != PLAIN:
             yield cell
             with tempfile.NamedTemporaryFile(prefix="capshm-map-") as file:
-                outcome = run.measure(0, cell, plan.timeout, map_into=file.name)
+                outcome = measuring.measure(0, 0, cell, plan.timeout, map_into=file.name)
                 if isinstance(outcome, Failed):
                     yield outcome
                 elif look := msgspec.json.decode(file.read(), type=_Look | None):

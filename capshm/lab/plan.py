@@ -119,9 +119,14 @@ def _comparisons(choice: Choice, cases: tuple[Case, ...]) -> tuple[Comparison, .
     for axis, names in named.items():
         check_names(axis, names, known[axis])
     own = next(axis for axis in AXES if baseline in known[axis])
+    if own not in {"policy", *named}:
+        raise PlanError(f"baseline {baseline!r} is a {own}: name the {AXES[own]} that are to be compared with it")
     values |= named
     values[own] = (baseline, *values[own])
     first = _compare(baseline, cases, values)
+    for axis in named:
+        if not first.values(axis):
+            raise PlanError(f"{AXES[axis]} are named, but nothing that is named can revoke, so they change nothing")
     freeing = tuple(case for case in cases if workloads.frees_memory(case.workload))
     if not freeing or not {own, *named} <= {"policy"}:
         return (first,)

@@ -19,12 +19,11 @@ from capshm.lab.table import described, duration, last_line
 
 
 class Watch:
-    """Watches a run; a context manager."""
+    """Watches a run; a context manager. ended: how many cells have ended before."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, ended: int = 0) -> None:
         self._plan = plan
-        self._round = 0
-        self._ended = 0
+        self._ended = self._before = ended
         self._begun = time.monotonic()
         console = Console(file=sys.stderr, highlight=False)
         self._bar = Progress(
@@ -37,22 +36,22 @@ class Watch:
             disable=not console.is_terminal,
         )
         self._total = plan.repeats * len(plan.cells)
-        self._task = self._bar.add_task("", total=self._total)
+        self._task = self._bar.add_task("", total=self._total, completed=ended)
 
     def begin_round(self, number: int) -> None:
-        """A round begins; from 1."""
-        self._round = number
+        """A round begins, or is gone on with; from 1."""
         if self._bar.disable:
-            seconds = self._plan.seconds  # a guess, until cells have told
-            if self._ended:
-                seconds = (time.monotonic() - self._begun) / self._ended * (self._total - self._ended)
+            each = self._plan.seconds / self._total  # a guess, until cells have told
+            if self._ended > self._before:
+                each = (time.monotonic() - self._begun) / (self._ended - self._before)
+            seconds = each * (self._total - self._ended)
             done = f"{self._ended:,} of {self._total:,} cells done, about {duration(seconds * 1e9)} left"
             print(f"round {number} of {self._plan.repeats}: {done}", file=sys.stderr, flush=True)
 
-    def begin_cell(self, cell: Cell) -> None:
-        """A cell begins."""
+    def begin_cell(self, number: int, cell: Cell) -> None:
+        """A cell of that round begins."""
         name = f"{self._plan.label(cell.case)}, {self._plan.name(cell.configuration)}"
-        self._bar.update(self._task, description=f"round {self._round} of {self._plan.repeats}: {name}")
+        self._bar.update(self._task, description=f"round {number} of {self._plan.repeats}: {name}")
 
     def end_cell(self, outcome: Measured | Failed) -> None:
         """It has ended; one that failed is told at once."""
@@ -61,6 +60,10 @@ class Watch:
         if isinstance(outcome, Failed):
             name = f"{described(self._plan, outcome.cell.case)}, {self._plan.name(outcome.cell.configuration)}"
             self._bar.console.print(f"failed: {name}: {last_line(outcome.message)}", markup=False)
+
+    def lose(self, name: str) -> None:
+        """A place is lost."""
+        self._bar.console.print(f"lost: {name}; what it leaves of its round others will run", markup=False)
 
     def __enter__(self) -> Self:
         self._bar.start()

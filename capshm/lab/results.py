@@ -4,20 +4,18 @@
     results.jsonl    one `Record` a line, only ever appended to, and on the disk before the next cell begins
     results.sqlite   the same for SQL, made from the two above (capshm.lab.database)
     table.txt        the table as it was printed
-    maps.jsonl       where segments held their tags, if that was asked for (capshm.lab.maps)
 
-The first two are the result, and enough to go on with a run. A death in the middle of a line leaves a half-written
-tail, which readers drop and say so; there is no other way to lose a cell that has finished.
+The first two are the result, and enough to go on with a run (capshm.lab.filling). A death in the middle of a line
+leaves a half-written tail, which readers drop and say so; there is no other way to lose a cell that has finished.
+
+A folder holds figures of one kind of machine. There may be several of it: the manifest's is number 0, a record tells of
+each other, and each cell says on which it has run. Cells of one round are compared if they have run on the same.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Annotated, NamedTuple, Self, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -26,7 +24,7 @@ from capshm.lab.facts import Facts
 from capshm.lab.plan import Cell, Plan
 
 SCHEMA = 3
-_READABLE = (2, SCHEMA)  # in 2 no case had processes or a density
+_READABLE = (2, SCHEMA)  # in 2 no case had processes or a density, and there was one machine
 MANIFEST, RESULTS = "manifest.json", "results.jsonl"
 DATABASE, TABLE, MAPS = "results.sqlite", "table.txt", "maps.jsonl"
 
@@ -39,7 +37,7 @@ class ResultsError(CapshmError):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was to be run, and where."""
+    """What was to be run, and where: the facts of machine number 0."""
 
     plan: Plan
     facts: Facts
@@ -67,6 +65,7 @@ class Measured(msgspec.Struct, frozen=True, tag="measured"):
     round: int
     cell: Cell
     result: Result
+    machine: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -75,16 +74,25 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     round: int
     cell: Cell
     message: str
+    machine: int = 0
 
 
 class Canary(msgspec.Struct, frozen=True, tag="canary"):
-    """Taken at a round's begin. microseconds: None where two processes cannot spin."""
+    """Taken at a round's begin, and where one is gone on with. microseconds: None where two processes cannot spin."""
 
     round: int
     microseconds: float | None
+    machine: int = 0
 
 
-Record: TypeAlias = Measured | Failed | Canary
+class Another(msgspec.Struct, frozen=True, tag="machine"):
+    """A machine like the manifest's, before its first cell; its number."""
+
+    number: int
+    facts: Facts
+
+
+Record: TypeAlias = Measured | Failed | Canary | Another
 
 
 class Found(NamedTuple):
@@ -95,71 +103,11 @@ class Found(NamedTuple):
     tail: int
     damages: list[str]
 
-
-class Results:
-    """A folder that is being filled. A context manager that closes it.
-
-    folder: made with its parents; one that holds anything is refused, unless is_forced: then an older run's files are
-    replaced, and no others touched. ResultsError: it could not be made, or another process is filling it, and an older
-    run is still there. A death in the middle leaves the older run, or its manifest with no records, and never records
-    under another run's manifest.
-    """
-
-    def __init__(self, folder: Path, manifest: Manifest, *, is_forced: bool = False) -> None:
-        self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(folder)
-        except OSError as error:
-            raise ResultsError(f"cannot make the results folder {folder}: {error}") from error
-        try:
-            if not is_forced and any(folder.iterdir()):
-                raise ResultsError(f"{folder} is not empty: name another folder, or say --force to replace its results")
-            replace(
-                {
-                    folder / RESULTS: b"",
-                    folder / MANIFEST: msgspec.json.format(msgspec.json.encode(manifest)) + b"\n",
-                }
-            )
-            for name in (DATABASE, TABLE, MAPS):
-                (folder / name).unlink(missing_ok=True)
-            os.fsync(self._lock)
-            self._fd = os.open(folder / RESULTS, os.O_WRONLY | os.O_CLOEXEC)
-        except BaseException as error:
-            os.close(self._lock)
-            if isinstance(error, OSError):
-                raise ResultsError(f"cannot make the results folder {folder}: {error}") from error
-            raise
-        self._size = 0
-
-    def append(self, record: Record) -> None:
-        """Add a record; it is on the disk when this returns. ResultsError: it is not, and none before it is lost."""
-        line = memoryview(msgspec.json.encode(record) + b"\n")
-        written = 0
-        try:
-            while written < len(line):
-                written += os.pwrite(self._fd, line[written:], self._size + written)
-            os.fsync(self._fd)
-        except OSError as error:
-            with suppress(OSError):  # then the tail is half-written, as a death leaves it
-                os.ftruncate(self._fd, self._size)
-            raise ResultsError(
-                f"cannot write to {self.folder / RESULTS}: {error.strerror}; the cells before this one are in it"
-            ) from error
-        self._size += len(line)
-
-    def close(self) -> None:
-        """Close the file, and let others fill the folder."""
-        os.close(self._fd)
-        os.close(self._lock)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+    @property
+    def machines(self) -> dict[int, Facts]:
+        """All, by their numbers."""
+        others = {record.number: record.facts for record in self.records if isinstance(record, Another)}
+        return {0: self.manifest.facts, **others}
 
 
 def read(folder: Path) -> Found:
@@ -180,14 +128,6 @@ def read(folder: Path) -> Found:
     return Found(_read_manifest(folder / MANIFEST, text), records, len(tail), damages)
 
 
-def write_table(folder: Path, text: str) -> None:
-    """Keep the table as it was printed. ResultsError: it cannot be written."""
-    try:
-        replace({folder / TABLE: text.encode()})
-    except OSError as error:
-        raise ResultsError(f"cannot write {folder / TABLE}: {error.strerror}") from error
-
-
 class _Version(msgspec.Struct):
     schema: int
 
@@ -204,34 +144,3 @@ def _read_manifest(path: Path, text: bytes) -> Manifest:
         return msgspec.json.decode(text, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} is damaged: {error}") from error
-
-
-def replace(contents: dict[Path, bytes]) -> None:
-    """Write files whole, then rename them into place, in this order. OSError while writing: all are as before."""
-    new = {path: path.with_name(path.name + ".new") for path in contents}
-    try:
-        for path, content in contents.items():
-            with new[path].open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in contents:
-            new[path].replace(path)
-    except OSError:
-        for path in contents:
-            new[path].unlink(missing_ok=True)
-        raise
-
-
-def _lock(folder: Path) -> int:
-    """A descriptor of the folder; while it is open no other process fills it. Closed by death, too."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise ResultsError(f"another comparison is writing its results into {folder}: name another folder") from None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

@@ -1,113 +1,125 @@
 """The runner: every cell of the plan once a round, each in a fresh process, and each on the disk before the next.
 
-A cell that fails is a record like others, and the run goes on. Ctrl-C ends the cell that runs, and everything that it
-has started, before KeyboardInterrupt goes on; so does the runner's own death, by the keeper (capshm.lab.keeper).
+A round is run in one place, so that its cells have one machine in common; several places run several rounds at a time.
+A cell that fails is a record like others, and the run goes on. What a place that is lost leaves of its round is run in
+another. Ctrl-C ends the cells that run, and everything that they have started; so does the runner's own death.
 """
 
 from __future__ import annotations
 
-import os
-import select
-import subprocess
-import sys
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import NamedTuple, Protocol
 
-import msgspec
-
-from capshm.lab import canary
+from capshm.errors import CapshmError
+from capshm.lab.filling import Results
+from capshm.lab.measuring import take_canary
+from capshm.lab.places import P, Place
 from capshm.lab.plan import Cell, Plan
-from capshm.lab.results import Canary, Failed, Measured, Result, Results
+from capshm.lab.results import Failed, Measured, Record
 
-_MESSAGE = 2000  # characters of what a failed cell said; the end says why
+_LOOK = 1.0  # seconds, between looks whether a place is lost
+
+
+class PlacesLost(CapshmError):
+    """No place is left to run cells in; what has finished is in the folder."""
 
 
 class Progress(Protocol):
     """Who watches a run."""
 
     def begin_round(self, number: int) -> None:
-        """A round begins; from 1."""
+        """A round begins, or is gone on with; from 1."""
 
-    def begin_cell(self, cell: Cell) -> None:
-        """A cell begins."""
+    def begin_cell(self, number: int, cell: Cell) -> None:
+        """A cell of that round begins."""
 
     def end_cell(self, outcome: Measured | Failed) -> None:
         """It has ended, and is on the disk."""
 
-
-def run(plan: Plan, results: Results, progress: Progress) -> None:
-    """Run a plan. ResultsError ends it, and so does KeyboardInterrupt: what has finished is in the folder."""
-    for number in range(1, plan.repeats + 1):
-        progress.begin_round(number)
-        results.append(_take_canary(number))
-        for cell in plan.round(number):
-            progress.begin_cell(cell)
-            outcome = measure(number, cell, plan.timeout)
-            results.append(outcome)
-            progress.end_cell(outcome)
+    def lose(self, name: str) -> None:
+        """A place is lost; its cell will run in another, if there is one."""
 
 
-def measure(number: int, cell: Cell, timeout: int, *, map_into: str | None = None) -> Measured | Failed:
-    """Run one cell of a round, for no longer than so many seconds. None of its processes is left, whatever happens.
+class _Round(NamedTuple):
+    """What is left of one."""
 
-    map_into: a file for the map of its tags (capshm.lab.density).
+    number: int
+    cells: deque[Cell]
+
+
+class _Turn(NamedTuple):
+    """A place at work. machine: its number in the results."""
+
+    place: Place
+    machine: int
+    round: _Round
+
+
+def run(
+    plan: Plan, results: Results, progress: Progress, places: Sequence[Place], ended: Collection[tuple[int, Cell]] = ()
+) -> None:
+    """Run what has not ended of a plan. ended: cells with their rounds.
+
+    ResultsError, PlacesLost and KeyboardInterrupt end it: what has finished is in the folder.
     """
-    order = {
-        **msgspec.structs.asdict(cell.case),
-        **msgspec.structs.asdict(cell.configuration),
-        "seed": cell.seed,
-        "map_into": map_into,
-    }
-    # Memory files, and no pipes: nobody needs to read while the cell runs, and a full disk is not in the way.
-    with (
-        os.fdopen(os.memfd_create("cell-output"), "w+b") as output,
-        os.fdopen(os.memfd_create("cell-messages"), "w+b") as messages,
-    ):
-        # A process group of its own: a terminal's Ctrl-C is for the runner, who ends the cell in order.
-        keeper = subprocess.Popen(
-            [sys.executable, "-P", "-m", "capshm.lab.keeper"],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=messages,
-            process_group=0,
-        )
-        assert keeper.stdin is not None
-        is_in_time = True
-        try:
-            os.write(keeper.stdin.fileno(), msgspec.json.encode(order) + b"\n")
-            is_in_time = _ends_within(keeper, timeout)
-        except BrokenPipeError:
-            pass  # it was killed at once: its status says so
-        finally:
-            keeper.stdin.close()  # the cell's lifeline
-            status = keeper.wait()
-        output.seek(0)
-        messages.seek(0)
-        said = messages.read().decode(errors="replace").strip()[-_MESSAGE:]
-        if not is_in_time:
-            return Failed(number, cell, f"{said}\nit had not ended after {timeout:,} seconds, and was ended".lstrip())
-        if status != 0:
-            return Failed(number, cell, said or f"it ended with status {status}, and said nothing")
-        try:
-            return Measured(number, cell, _decoder.decode(output.read()))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            return Failed(number, cell, f"its answer is no result: {error}")
-
-
-def _ends_within(process: subprocess.Popen[bytes], seconds: int) -> bool:
-    descriptor = os.pidfd_open(process.pid)
+    free = deque((place, results.machine(place.facts)) for place in places)
+    rounds = deque(_rounds(plan, ended))
+    running: dict[Future[Record], _Turn] = {}
     try:
-        watch = select.poll()
-        watch.register(descriptor, select.POLLIN)
-        return bool(watch.poll(1000 * seconds))
+        while rounds or running:
+            while rounds and free:
+                turn = _Turn(*free.popleft(), rounds.popleft())
+                progress.begin_round(turn.round.number)
+                running[_submit(turn, take_canary, turn.round.number, turn.machine)] = turn
+            if not running:
+                raise PlacesLost("no place is left to run cells in")
+            wait(running, _LOOK, FIRST_COMPLETED)
+            for future, turn in list(running.items()):
+                if not future.done() and turn.place.is_there():
+                    continue
+                del running[future]
+                record = _outcome(future, turn.place)
+                if record is None:
+                    future.cancel()
+                    rounds.appendleft(turn.round)
+                    progress.lose(turn.place.name)
+                    continue
+                results.append(record)
+                if isinstance(record, Measured | Failed):
+                    turn.round.cells.popleft()
+                    progress.end_cell(record)
+                if not turn.round.cells:
+                    free.append((turn.place, turn.machine))
+                    continue
+                cell = turn.round.cells[0]
+                progress.begin_cell(turn.round.number, cell)
+                order = (turn.round.number, turn.machine, cell, plan.timeout)
+                running[_submit(turn, turn.place.measure, *order)] = turn
     finally:
-        os.close(descriptor)
+        for future in running:
+            future.cancel()
 
 
-_decoder = msgspec.json.Decoder(Result, strict=True)
+def _rounds(plan: Plan, ended: Collection[tuple[int, Cell]]) -> Iterator[_Round]:
+    for number in range(1, plan.repeats + 1):
+        left = deque(cell for cell in plan.round(number) if (number, cell) not in ended)
+        if left:
+            yield _Round(number, left)
 
 
-def _take_canary(number: int) -> Canary:
+def _submit(turn: _Turn, task: Callable[P, Record], *args: P.args, **kwargs: P.kwargs) -> Future[Record]:
+    return turn.place.executor.submit(task, *args, **kwargs)
+
+
+def _outcome(future: Future[Record], place: Place) -> Record | None:
+    """None: the place is lost."""
+    if not future.done():
+        return None
     try:
-        return Canary(number, canary.measure())
-    except canary.NoCanary:
-        return Canary(number, None)
+        return future.result()
+    except BaseException:
+        if place.is_there():
+            raise
+        return None

@@ -18,6 +18,10 @@ Measure: TypeAlias = Literal["wall", "cpu"]
 """Which time of the measured section is compared: of the clock, or of all the cell's processes."""
 
 
+Results: TypeAlias = dict[tuple[int, int], Result]
+"""Of one cell, by round and machine."""
+
+
 class Span(NamedTuple):
     """The least and the most of all rounds."""
 
@@ -78,13 +82,13 @@ class Summary(msgspec.Struct, frozen=True):
 
 def summarize(plan: Plan, records: Iterable[Record], measure: Measure = "wall") -> Summary:
     """Make the lines of a whole run, or of one that was cut short."""
-    measured: dict[Cell, dict[int, Result]] = {cell: {} for cell in plan.cells}
+    measured: dict[Cell, Results] = {cell: {} for cell in plan.cells}
     canary = []
     failed = []
     for record in records:
         match record:
-            case Measured(round=number, cell=cell, result=result):
-                measured.setdefault(cell, {})[number] = result
+            case Measured(round=number, cell=cell, result=result, machine=machine):
+                measured.setdefault(cell, {})[number, machine] = result
             case Failed():
                 failed.append(record)
             case Canary(microseconds=float(microseconds)):
@@ -107,7 +111,7 @@ def summarize(plan: Plan, records: Iterable[Record], measure: Measure = "wall") 
 def _overheads(
     comparison: Comparison,
     configuration: Configuration,
-    measured: dict[Configuration, dict[int, Result]],
+    measured: dict[Configuration, Results],
     seed: int,
     measure: Measure,
 ) -> dict[str, Overhead]:
@@ -116,7 +120,7 @@ def _overheads(
     for reference in comparison.references:
         counterpart = comparison.counterpart(configuration, reference)
         own, theirs = measured[configuration], {} if counterpart is None else measured[counterpart]
-        pairs = [(_time(own[number], measure), _time(theirs[number], measure)) for number in own if number in theirs]
+        pairs = [(_time(own[place], measure), _time(theirs[place], measure)) for place in own if place in theirs]
         if pairs:
             over[reference] = statistics.overhead(pairs, seed=seed)
     return over
@@ -126,7 +130,7 @@ def _line(
     comparison: int,
     case: Case,
     configuration: Configuration,
-    measured: dict[int, Result],
+    measured: Results,
     failures: int,
     over: dict[str, Overhead],
     seed: int,
@@ -151,7 +155,7 @@ def _time(result: Result, measure: Measure) -> int:
     return result.wall_ns if measure == "wall" else result.cpu_ns
 
 
-def _compare_work(plan: Plan, case: Case, measured: dict[Cell, dict[int, Result]]) -> Different | None:
+def _compare_work(plan: Plan, case: Case, measured: dict[Cell, Results]) -> Different | None:
     """What different cells of a case have done, if it is not all the same."""
     configurations: dict[str, list[str]] = {}
     for cell in plan.cells:

@@ -279,9 +279,9 @@ def test_cells_that_have_done_different_work_are_told() -> None:
 @pytest.mark.slow
 @isolated(bound=250)
 def test_a_cell_that_hangs_is_ended_after_its_time() -> None:
-    """It has failed, nothing of it is left, and the run goes on; also if it was slow to begin."""
+    """It has failed, nothing of it is left, and the next one runs; also if it was slow to begin."""
     with scene() as here, here.unheard():
-        done = here.end(here.start(HANGS, WORKS, repeats=1, timeout=2))
+        done = here.end(here.start(HANGS, repeats=1, timeout=2))
         assert done.status == 3
         cells = [record for record in here.records() if not isinstance(record, Canary)]
         assert sorted(each.cell.case.size for each in cells) == [WORKS, WORKS, HANGS, HANGS]

@@ -6,8 +6,9 @@ import pytest
 
 from capshm.lab import maps, results
 from capshm.lab.comparison import Case, Comparison
+from capshm.lab.filling import Results
 from capshm.lab.plan import Cell, Plan
-from capshm.lab.results import Manifest, Results, ResultsError
+from capshm.lab.results import Manifest, ResultsError
 from tests.unit import report_scene as scene
 
 SIZE = 1 << 20

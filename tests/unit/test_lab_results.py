@@ -9,17 +9,21 @@ import pytest
 
 from capshm.lab import database, facts, results
 from capshm.lab.comparison import Case, Comparison, Configuration
+from capshm.lab.facts import Facts
+from capshm.lab.filling import Results
 from capshm.lab.plan import Cell, Plan
-from capshm.lab.results import Canary, Failed, Manifest, Measured, Record, Result, Results, ResultsError
+from capshm.lab.results import Another, Canary, Failed, Manifest, Measured, Record, Result, ResultsError
 
 CASE = Case("prefork", 1 << 20, processes=4, density=12.5)
 TRACED = Case("trace", 4096, "/somewhere/build.trace")
 PLAIN, OPEN = Configuration("plain"), Configuration("open", "stop-the-world", "gate", "vmspace")
 PLAN = Plan(comparisons=(Comparison((CASE, TRACED), (PLAIN, OPEN), "plain"),), repeats=2, seed=5, timeout=60)
+ANOTHER = Facts("0.9", "release", "3.11.7", "A Processor", "6.1", 2, "2026-01-02T03:04:05Z", "another")
 RECORDS: list[Record] = [
     Canary(1, 0.15),
+    Another(1, ANOTHER),
     Measured(1, Cell(CASE, PLAIN, 5), Result(100, 90, 20, {"operations": 7, "crossed": 0}, 11)),
-    Measured(1, Cell(TRACED, OPEN, 5), Result(200, 190, 30, {"operations": 9, "crossed": 4}, (1 << 64) - 1)),
+    Measured(1, Cell(TRACED, OPEN, 5), Result(200, 190, 30, {"operations": 9, "crossed": 4}, (1 << 64) - 1), 1),
     Failed(1, Cell(CASE, OPEN, 5), "CellFailed: a worker\nwas killed: “±”"),
     Canary(2, None),
 ]
@@ -195,7 +199,7 @@ def test_sql_has_the_same(tmp_path: Path) -> None:
     with closing(sqlite3.connect(folder / results.DATABASE)) as connection:
         ask = connection.execute
         assert ask("SELECT * FROM cells").fetchall() == [
-            (1, 1, "prefork", 1 << 20, None, 4, 12.5, "plain", None, None, None, 5, 100, 90, 20, "000000000000000b"),
+            (1, 1, "prefork", 1 << 20, None, 4, 12.5, "plain", None, None, None, 5, 0, 100, 90, 20, "000000000000000b"),
             (
                 2,
                 1,
@@ -209,6 +213,7 @@ def test_sql_has_the_same(tmp_path: Path) -> None:
                 "gate",
                 "vmspace",
                 5,
+                1,
                 200,
                 190,
                 30,
@@ -219,6 +224,8 @@ def test_sql_has_the_same(tmp_path: Path) -> None:
         assert ask("SELECT policy, revoker, stopper, scope, message FROM failures").fetchall() == [
             ("open", "stop-the-world", "gate", "vmspace", "CellFailed: a worker\nwas killed: “±”")
         ]
-        assert ask("SELECT * FROM canary").fetchall() == [(1, 0.15), (2, None)]
+        assert ask("SELECT * FROM canary").fetchall() == [(1, 0, 0.15), (2, 0, None)]
+        assert ask("SELECT value FROM machines WHERE number = 1 AND key = 'node'").fetchall() == [("another",)]
+        assert ask("SELECT count(DISTINCT number) FROM machines").fetchall() == [(2,)]
         assert ask("SELECT value FROM run WHERE key = 'schema'").fetchall() == [("3",)]
         assert ask("SELECT value FROM run WHERE key = 'machine'").fetchone()[0]

@@ -52,6 +52,11 @@ def records() -> list[Record]:
     return found
 
 
+def first_round() -> list[Record]:
+    """Those of it alone."""
+    return [each for each in records() if isinstance(each, Measured | Canary) and each.round == 1]
+
+
 def text(found: list[Record]) -> str:
     """The table of these records."""
     return table.text(Manifest(PLAN, FACTS), summarize(PLAN, found))
@@ -167,7 +172,7 @@ def test_a_run_that_was_cut_short_has_a_table() -> None:
     """Even one without any cell, and without a canary."""
     assert "0 of 7 rounds" in text([])
     assert "no canary" in text([Canary(1, None)])
-    first = [each for each in records() if each.round == 1]
+    first = first_round()
     shown = text(first)
     assert "1 of 7 rounds" in shown
     assert re.fullmatch(r"open 1\d\d ms × 1\.\d\d\d \[too few\] 1,048,576 65,536 1", rows(shown)[3])
@@ -227,7 +232,7 @@ def test_a_readme_gets_the_table(tmp_path: Path) -> None:
 
 def test_a_readme_gets_no_run_that_says_little(tmp_path: Path) -> None:
     """With too few rounds, or with a failed cell."""
-    first = [each for each in records() if each.round == 1]
+    first = first_round()
     failed = [*records(), Failed(1, Cell(CASES[0], MACHINES["open"], 5), "")]
     for found in (summarize(PLAN, first), summarize(PLAN, failed)):
         with pytest.raises(ValueError, match="is none"):

@@ -31,6 +31,9 @@ MISSING = Missing(
     "capshm compare --workloads churn --policies cheribsd --revokers none stop-the-world --processes 1 4 16",
 )
 
+Place: TypeAlias = tuple[int, int]
+"""Round and machine."""
+
 Value: TypeAlias = Callable[[Result], float | None]
 
 
@@ -95,10 +98,10 @@ def measure(run: Run, comparison: Comparison, cases: list[Case], variable: Varia
     """A curve for each configuration that has an outcome in at least two of these cases."""
     curves = []
     for configuration in comparison.configurations:
-        points: dict[float, dict[int, float]] = {}
+        points: dict[float, dict[Place, float]] = {}
         for case in cases:
-            outcomes = {number: of(each) for number, each in run.rounds(case, configuration).items()}
-            if told := {number: value for number, value in outcomes.items() if value is not None}:
+            outcomes = {place: of(each) for place, each in run.rounds(case, configuration).items()}
+            if told := {place: value for place, value in outcomes.items() if value is not None}:
                 points[float(getattr(case, variable.field))] = told
         if len(points) > 1:
             medians = {x: statistics.median(list(told.values()), seed=run.plan.seed) for x, told in points.items()}
@@ -106,7 +109,7 @@ def measure(run: Run, comparison: Comparison, cases: list[Case], variable: Varia
     return curves
 
 
-def _slope(points: dict[float, dict[int, float]], seed: int) -> Median | None:
+def _slope(points: dict[float, dict[Place, float]], seed: int) -> Median | None:
     """Of the rounds that have every point."""
     whole = set.intersection(*(set(told) for told in points.values()))
     logarithms = numpy.log(list(points))

@@ -14,9 +14,9 @@ from capshm.lab.comparison import AXES, Case, Comparison, Configuration
 from capshm.lab.facts import Facts
 from capshm.lab.maps import Map
 from capshm.lab.plan import Plan
-from capshm.lab.results import Found, Measured, Result
+from capshm.lab.results import Found, Measured
 from capshm.lab.statistics import Median
-from capshm.lab.summary import Summary
+from capshm.lab.summary import Results, Summary
 from capshm.lab.table import described, size
 
 
@@ -32,7 +32,7 @@ def distinguish(configurations: Sequence[Configuration]) -> dict[Configuration, 
 
 
 class Run:
-    """One folder. results: by case and configuration, those of each round; none of a case whose cells differ in work.
+    """One folder. results: by case and configuration; none of a case whose cells differ in work.
 
     ReportError: no cell has finished. ResultsError: it is no results folder.
     """
@@ -42,12 +42,12 @@ class Run:
         self.found: Found = results.read(folder)
         self.maps: list[Map] = maps.read(folder)
         self.summary: Summary = summary.summarize(self.plan, self.found.records)
-        self.results: dict[tuple[Case, Configuration], dict[int, Result]] = {}
+        self.results: dict[tuple[Case, Configuration], Results] = {}
         different = {each.case for each in self.summary.different}
         for record in self.found.records:
             if isinstance(record, Measured) and record.cell.case not in different:
                 key = (record.cell.case, record.cell.configuration)
-                self.results.setdefault(key, {})[record.round] = record.result
+                self.results.setdefault(key, {})[record.round, record.machine] = record.result
         if not self.results:
             raise ReportError(f"{folder} holds no cell that can be compared: let `capshm compare` finish a round there")
 
@@ -76,8 +76,8 @@ class Run:
             return described(self.plan, case).replace(f" of {size(case.size)}", "")
         return described(self.plan, msgspec.structs.replace(case, **{field: None}))
 
-    def rounds(self, case: Case, configuration: Configuration) -> dict[int, Result]:
-        """What one cell has come to, by rounds; empty if it never finished."""
+    def rounds(self, case: Case, configuration: Configuration) -> Results:
+        """What one cell has come to, by round and machine; empty if it never finished."""
         return self.results.get((case, configuration), {})
 
     def families(self, comparison: Comparison, variable: str) -> Iterator[list[Case]]:
