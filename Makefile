@@ -5,6 +5,7 @@
 ##   make bench     every figure against its limit
 ##
 ##   make lint      formats, types, and the warnings of gcc and clang
+##   make pictures  the pictures of the README, from real machines of this version
 ##   make asan      the core under the address and undefined-behaviour sanitizers: C programs, then Python tests
 ##   make soak      what takes longer than half an hour in all: the thread sanitizer, then the tests marked soak
 ##   make clean     removes all that make made: .venv, build, caches
@@ -41,11 +42,11 @@ TOOLS := $(MADE)/tools
 CORE := $(MADE)/core
 
 # What lint reads, as far as it is there.
-PYTHON_TREES := $(wildcard capshm tests bench native examples)
+PYTHON_TREES := $(wildcard capshm tests bench native docs examples)
 C_TREES := $(wildcard native tests/native bench)
 
 .DEFAULT_GOAL := help
-.PHONY: help test compare bench lint lint-python lint-types lint-format lint-compilers asan soak clean
+.PHONY: help test compare bench pictures lint lint-python lint-types lint-format lint-compilers asan soak clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -115,6 +116,10 @@ compare: $(CORE)
 bench: $(CORE)
 	@$(PY) -m bench
 
+# Each program makes one, in docs.
+pictures: $(CORE)
+	@for program in docs/pictures/*.py; do echo "== $$program"; $(PY) "$$program" || exit 1; done
+
 # In parts, so that make --keep-going shows the findings of all.
 lint: lint-python lint-types lint-format lint-compilers
 
@@ -167,6 +172,6 @@ soak: $(CORE)
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find capshm tests bench native examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find capshm tests bench native docs examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 comma := ,

@@ -39,6 +39,17 @@ REVOKING = [
 POLICIES = Comparison((PREFORK, TRACE), (PLAIN, OPEN, CHERIBSD, ISOLATED), "plain")
 REVOKERS = Comparison((*CROWDS, *FILLED, TRACE), (NONE, *REVOKING), "none")
 PLAN = Plan(comparisons=(POLICIES, REVOKERS), repeats=ROUNDS, seed=SEED, timeout=60)
+SMALL = Plan(
+    comparisons=(
+        Comparison((PREFORK,), (PLAIN, OPEN, CHERIBSD), "plain"),
+        Comparison(CROWDS[:2], (NONE, REVOKING[0], REVOKING[4]), "none"),
+    ),
+    repeats=ROUNDS,
+    seed=SEED,
+    timeout=60,
+)
+"""Every kind of picture, and few of each."""
+
 _MILLISECONDS = {"plain": 100.0, "open": 120.0, "cheribsd": 180.0, "isolated": 120.0}
 
 

@@ -12,6 +12,7 @@
     answers       the questions that the project asks, answered with intervals as far as the folders can
     page          report.html
     writing       everything into a folder
+    browser       looks at the page, for tests and for the README's picture
 
 Every kind of picture is a module with `exhibits(run)`. It imports matplotlib, so nothing that forks may import it.
 """

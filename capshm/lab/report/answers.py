@@ -120,7 +120,7 @@ def _growth(runs: Sequence[Run]) -> Answer:
     return Answer(
         "How does a pause grow with processes and with density?",
         said,
-        ("case", "configuration", "from, to", "median pause from", "to", "growth"),
+        ("case", "configuration", "from, to", "median pause from", "to", "growth for twice as much"),
         rows,
         "capshm compare --workloads churn --policies cheribsd --revokers none stop-the-world --processes 1 4 16",
     )

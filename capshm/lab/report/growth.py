@@ -121,13 +121,13 @@ def _slope(points: dict[float, dict[Place, float]], seed: int) -> Median | None:
 
 
 def steepness(slope: Median | None) -> str:
-    """In words: "× 1.93 [1.8, 2.1] for twice as much"."""
+    """What it makes of twice as much: "× 1.93 [1.8, 2.1]"."""
     if slope is None:
         return "no round has all points"
     if slope.interval is None:
-        return f"× {2**slope.value:.3g} for twice as much [too few]"
+        return f"× {2**slope.value:.3g} [too few]"
     low, high = (2**end for end in slope.interval)
-    return f"× {2**slope.value:.3g} [{low:.3g}, {high:.3g}] for twice as much"
+    return f"× {2**slope.value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def spread(found: Median) -> str:
@@ -162,9 +162,9 @@ def _exhibit(
         caption=f"Both axes are logarithmic: growth in proportion climbs at 45 degrees, a flat line does not grow "
         f"({comparison.title}). Points are medians of the rounds, lines through them their 95 % intervals.",
         alt=f"Curves of the {outcome.words} by {variable.words}. "
-        + "; ".join(f"{case}, {name}: {steep}" for case, name, _, steep in rows)
+        + "; ".join(f"{case}, {name}: {steep} for twice as much" for case, name, _, steep in rows)
         + ".",
-        columns=("case", "configuration", f"at {variable.words}", "growth"),
+        columns=("case", "configuration", f"at {variable.words}", "growth for twice as much"),
         rows=rows,
         draw=functools.partial(_draw, comparison, variable, outcome, found, names),
     )

@@ -56,7 +56,7 @@ def _exhibit(run: Run, comparison: Comparison, reference: str, bars: dict[Case, 
         key=key,
         title=f"Time over {base}",
         caption=f"How many times as long the measured section took as in {base} ({comparison.title}). A bar is the "
-        "median of the rounds' ratios, the black line its 95 % interval. A hollow bar means that no difference was "
+        "median of the rounds' ratios, the thin line at its end the 95 % interval. A hollow bar: no difference was "
         "seen: one that reaches as far as the bar would have been.",
         alt=f"Bars of time over {base}. {'; '.join(said)}.",
         columns=("case", "configuration", f"over {reference}", "rounds"),

@@ -15,9 +15,6 @@ from capshm.lab.report.exhibit import Exhibit, Missing
 from capshm.lab.report.palette import COLOURS
 from capshm.lab.report.runs import Run
 
-_OPEN_ROWS = 12
-"""Of a table that is open at first; who wants a longer one opens it."""
-
 
 class Section(NamedTuple):
     """What one folder has given. shown: each exhibit, and its picture as a part of a page."""
@@ -38,6 +35,5 @@ def render(sections: Sequence[Section], found: Sequence[Answer], missing: Sequen
         accent=COLOURS[0],
         markup=Markup,  # of pictures: matplotlib escapes what it writes
         canary=table.canary,
-        open_rows=_OPEN_ROWS,
         rounds=lambda run: min((line.repeats + line.failures for line in run.summary.lines), default=0),
     )

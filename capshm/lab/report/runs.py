@@ -11,7 +11,6 @@ import msgspec
 from capshm.errors import CapshmError
 from capshm.lab import maps, results, statistics, summary
 from capshm.lab.comparison import AXES, Case, Comparison, Configuration
-from capshm.lab.facts import Facts
 from capshm.lab.maps import Map
 from capshm.lab.plan import Plan
 from capshm.lab.results import Found, Measured
@@ -60,11 +59,6 @@ class Run:
     def plan(self) -> Plan:
         """What was to be run."""
         return self.found.manifest.plan
-
-    @property
-    def facts(self) -> Facts:
-        """Where it was run."""
-        return self.found.manifest.facts
 
     def described(self, case: Case) -> str:
         """A case in words."""
