@@ -22,7 +22,7 @@ static struct graph graph_of(uint64_t count) {
 }
 
 enum status driver_fill(struct driver_area *area, uint64_t count, uint64_t seed, struct driver_counts *counts) {
-    const struct program program = {area, counts};
+    const struct program program = program_in(area, counts);
     const struct pointer whole = whole_area(area);
     const struct graph graph = graph_of(count);
     struct pointer request = pointer_in(area, FIRST);
@@ -40,7 +40,7 @@ enum status driver_fill(struct driver_area *area, uint64_t count, uint64_t seed,
 
 enum status driver_serve(struct driver_area *area, uint64_t count, uint64_t first, uint64_t share, uint64_t seed,
                          struct driver_counts *counts) {
-    const struct program program = {area, counts};
+    const struct program program = program_in(area, counts);
     const struct pointer whole = whole_area(area);
     const struct graph graph = graph_of(count);
     struct pointer request = pointer_in(area, FIRST);
@@ -67,7 +67,7 @@ enum status driver_serve(struct driver_area *area, uint64_t count, uint64_t firs
 }
 
 enum status driver_collect(struct driver_area *area, uint64_t count, struct driver_counts *counts, uint64_t *sum) {
-    const struct program program = {area, counts};
+    const struct program program = program_in(area, counts);
     const struct pointer whole = whole_area(area);
     const struct graph graph = graph_of(count);
     struct pointer response = pointer_in(area, FIRST);

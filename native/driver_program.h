@@ -21,7 +21,12 @@
 struct program {
     struct driver_area *area;
     struct driver_counts *counts;
+    struct driver_area *target; /* where the pointers lead that are in the area: in most cases into the same */
 };
+
+static inline struct program program_in(struct driver_area *area, struct driver_counts *counts) {
+    return (struct program){area, counts, area};
+}
 
 /* A pointer that a program holds: in the emulated world in a register, in the plain one as these words. */
 struct pointer {
@@ -65,13 +70,13 @@ static inline enum status derive(const struct program *program, uint64_t offset,
     return capshm_with_bounds(into->held, length, true, into->held);
 }
 
-/* Gives the untagged value of a register the authority of the area, where that has it: otherwise it stays untagged, and
- * its first use is refused. */
+/* Gives the untagged value of a register the authority of what it leads to, where that has it: otherwise it stays
+ * untagged, and its first use is refused. */
 static inline enum status derive_anew(const struct program *program, uint32_t value) {
     struct capability_register untagged;
     TRY(capshm_inspect(value, &untagged));
     const struct capability_bounds bounds = capability_bounds(untagged.value);
-    TRY(capshm_with_address(program->area->authority, bounds.base, value));
+    TRY(capshm_with_address(program->target->authority, bounds.base, value));
     TRY(capshm_with_bounds(value, bounds.top - bounds.base, true, value));
     return capshm_with_address(value, untagged.value.address, value);
 }
@@ -126,6 +131,12 @@ static inline enum status write_word(const struct program *program, struct point
         return capshm_write(through.held, offset, &word, sizeof word);
     memcpy(plainly(program, through, offset), &word, sizeof word);
     return STATUS_OK;
+}
+
+/* Plain memory at *address, for words of length bytes that several processes change at once. */
+static inline enum status view(const struct program *program, uint64_t offset, uint64_t length, uint64_t *address) {
+    *address = program->area->memory + offset;
+    return is_plain(program) ? STATUS_OK : capshm_view(program->area->authority, offset, length, true, address);
 }
 
 /* A number that looks like chance for each number (the last steps of SplitMix64; Steele, Lea, Flood, OOPSLA 2014). */

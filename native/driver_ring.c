@@ -23,15 +23,29 @@ struct ring_ends {
 
 _Static_assert(sizeof(struct ring_ends) <= DRIVER_RING_HEADER, "the slots begin behind the header");
 
-static uint64_t ring_size(uint32_t capacity) {
-    return DRIVER_RING_HEADER + (uint64_t)capacity * DRIVER_RING_ITEM_SIZE;
-}
+/* One ring, as a process at one of its ends sees it. */
+struct ring {
+    struct program slots; /* which lead to objects */
+    struct program objects;
+    uint64_t first_slot; /* offsets */
+    uint64_t first_object;
+    uint32_t capacity;
+    struct ring_ends *ends;
+};
 
-static enum status find_ends(const struct program *program, uint64_t ring, struct ring_ends **ends) {
-    uint64_t address = program->area->memory + ring;
-    if (!is_plain(program))
-        TRY(capshm_view(program->area->authority, ring, sizeof **ends, true, &address));
-    *ends = (struct ring_ends *)address;
+static enum status find_ring(const struct driver_rings *rings, uint32_t number, struct driver_counts *counts,
+                             struct ring *ring) {
+    const uint64_t header = number * (DRIVER_RING_HEADER + (uint64_t)rings->capacity * GRANULE_SIZE);
+    uint64_t ends;
+    *ring = (struct ring){
+        .slots = {rings->slots, counts, rings->objects},
+        .objects = program_in(rings->objects, counts),
+        .first_slot = header + DRIVER_RING_HEADER,
+        .first_object = rings->first_object + (uint64_t)number * rings->capacity * DRIVER_OBJECT_SIZE,
+        .capacity = rings->capacity,
+    };
+    TRY(view(&ring->slots, header, sizeof *ring->ends, &ends));
+    ring->ends = (struct ring_ends *)ends;
     return STATUS_OK;
 }
 
@@ -64,75 +78,70 @@ static uint32_t batch_of(uint32_t left) {
     return left < BATCH ? left : BATCH;
 }
 
-/* Fills the slots from done to end of a ring. */
-static enum status hand_over(const struct program *program, uint64_t ring, uint32_t capacity, uint64_t seed,
-                             uint32_t done, uint32_t end) {
-    const struct pointer whole = whole_area(program->area);
-    const uint64_t slots = ring + DRIVER_RING_HEADER;
-    const uint64_t objects = slots + (uint64_t)capacity * GRANULE_SIZE;
-    const uint64_t step = step_over(capacity, seed);
-    struct pointer object = pointer_in(program->area, FIRST);
+/* Fills the slots from done to end of a ring; the seed is its own. */
+static enum status hand_over(const struct ring *ring, uint64_t seed, uint32_t done, uint32_t end) {
+    const struct pointer slots = whole_area(ring->slots.area);
+    const uint64_t step = step_over(ring->capacity, seed);
+    struct pointer object = pointer_in(ring->objects.area, FIRST);
     for (; done != end; done++) {
-        const uint64_t slot = done % capacity;
-        const uint64_t word = chance(seed ^ ring, done);
-        TRY(derive(program, objects + slot * step % capacity * DRIVER_OBJECT_SIZE, DRIVER_OBJECT_SIZE, &object));
-        TRY(write_word(program, object, 0, word));
-        TRY(store(program, whole, slots + slot * GRANULE_SIZE, object));
-        program->counts->checksum += word;
+        const uint64_t slot = done % ring->capacity;
+        const uint64_t place = ring->first_object + slot * step % ring->capacity * DRIVER_OBJECT_SIZE;
+        const uint64_t word = chance(seed, done);
+        TRY(derive(&ring->objects, place, DRIVER_OBJECT_SIZE, &object));
+        TRY(write_word(&ring->objects, object, 0, word));
+        TRY(store(&ring->slots, slots, ring->first_slot + slot * GRANULE_SIZE, object));
+        ring->slots.counts->checksum += word;
     }
     return STATUS_OK;
 }
 
-enum status driver_produce(struct driver_area *area, uint32_t rings, uint32_t capacity, uint32_t total, uint64_t seed,
+enum status driver_produce(const struct driver_rings *rings, uint32_t total, uint64_t seed,
                            struct driver_counts *counts) {
-    const struct program program = {area, counts};
-    struct ring_ends *ends[DRIVER_RINGS];
+    struct ring ring[DRIVER_RINGS];
     uint32_t given_back[DRIVER_RINGS] = {0};
-    if (rings > DRIVER_RINGS || capacity < BATCH)
+    if (rings->count > DRIVER_RINGS || rings->capacity < BATCH)
         return STATUS_INVALID;
-    for (uint32_t ring = 0; ring < rings; ring++)
-        TRY(find_ends(&program, ring * ring_size(capacity), &ends[ring]));
+    for (uint32_t number = 0; number < rings->count; number++)
+        TRY(find_ring(rings, number, counts, &ring[number]));
     for (uint32_t done = 0; done < total;) {
         const uint32_t end = done + batch_of(total - done);
-        for (uint32_t ring = 0; ring < rings; ring++) {
-            while (end - given_back[ring] > capacity)
-                given_back[ring] = await_change(&ends[ring]->given_back, given_back[ring]);
-            TRY(hand_over(&program, ring * ring_size(capacity), capacity, seed, done, end));
-            publish(&ends[ring]->handed_over, end);
+        for (uint32_t number = 0; number < rings->count; number++) {
+            while (end - given_back[number] > rings->capacity)
+                given_back[number] = await_change(&ring[number].ends->given_back, given_back[number]);
+            TRY(hand_over(&ring[number], seed + number, done, end));
+            publish(&ring[number].ends->handed_over, end);
         }
         done = end;
     }
-    for (uint32_t ring = 0; ring < rings; ring++) {
-        while (given_back[ring] != total)
-            given_back[ring] = await_change(&ends[ring]->given_back, given_back[ring]);
+    for (uint32_t number = 0; number < rings->count; number++) {
+        while (given_back[number] != total)
+            given_back[number] = await_change(&ring[number].ends->given_back, given_back[number]);
     }
     return STATUS_OK;
 }
 
-enum status driver_consume(struct driver_area *area, uint32_t ring, uint32_t capacity, uint32_t total,
+enum status driver_consume(const struct driver_rings *rings, uint32_t number, uint32_t first, uint32_t end,
                            struct driver_counts *counts) {
-    const struct program program = {area, counts};
-    const struct pointer whole = whole_area(area);
-    const uint64_t slots = ring * ring_size(capacity) + DRIVER_RING_HEADER;
-    struct pointer object = pointer_in(area, FIRST);
-    struct ring_ends *ends;
-    if (capacity < BATCH)
+    struct ring ring;
+    if (rings->capacity < BATCH)
         return STATUS_INVALID;
-    TRY(find_ends(&program, ring * ring_size(capacity), &ends));
-    uint32_t handed_over = 0;
-    for (uint32_t done = 0; done < total;) {
-        const uint32_t end = done + batch_of(total - done);
+    TRY(find_ring(rings, number, counts, &ring));
+    const struct pointer slots = whole_area(rings->slots);
+    struct pointer object = pointer_in(rings->objects, FIRST);
+    uint32_t handed_over = first;
+    for (uint32_t done = first; done < end;) {
+        const uint32_t batch_end = done + batch_of(end - done);
         while (handed_over == done)
-            handed_over = await_change(&ends->handed_over, handed_over);
-        for (; done != end && done != handed_over; done++) {
+            handed_over = await_change(&ring.ends->handed_over, handed_over);
+        for (; done != batch_end && done != handed_over; done++) {
             uint64_t word;
-            TRY(load(&program, whole, slots + (uint64_t)(done % capacity) * GRANULE_SIZE, &object));
-            TRY(read_word(&program, object, 0, &word));
-            TRY(write_word(&program, object, sizeof word, word));
+            TRY(load(&ring.slots, slots, ring.first_slot + (uint64_t)(done % ring.capacity) * GRANULE_SIZE, &object));
+            TRY(read_word(&ring.objects, object, 0, &word));
+            TRY(write_word(&ring.objects, object, sizeof word, word));
             counts->operations++;
             counts->checksum += word;
         }
-        publish(&ends->given_back, done);
+        publish(&ring.ends->given_back, done);
     }
     return STATUS_OK;
 }

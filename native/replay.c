@@ -24,6 +24,16 @@ static uint32_t before(const struct replay *it, uint32_t number) {
     return it->slots[it->newest].is_live ? it->newest : number;
 }
 
+/* How many of the granules of an allocation have that pointer; the first, and every so many. */
+static uint64_t pointers_in(const struct replay *it, uint64_t size) {
+    const uint64_t pointers = (uint64_t)((double)(size / GRANULE_SIZE) * it->density);
+    return pointers == 0 ? 1 : pointers;
+}
+
+static uint64_t pointer_place(uint64_t size, uint64_t pointers, uint64_t which) {
+    return which * (size / GRANULE_SIZE) / pointers * GRANULE_SIZE;
+}
+
 /* Emulated --------------------------------------------------------------------------------------------------------- */
 
 static enum status take(struct replay *it, uint64_t size) {
@@ -32,7 +42,7 @@ static enum status take(struct replay *it, uint64_t size) {
     return status;
 }
 
-/* The first granule has the pointer, and nothing else. */
+/* The first granule has a pointer, and nothing else. */
 static enum status write_end(struct replay *it, uint32_t allocation, uint64_t size) {
     const uint8_t byte = (uint8_t)size;
     return size > GRANULE_SIZE ? capshm_write(it->registers + allocation, size - 1, &byte, 1) : STATUS_OK;
@@ -60,8 +70,10 @@ static enum status emulated_allocate(struct replay *it, uint32_t number, uint64_
         status = store_in_table(it, number);
     if (status == STATUS_OK)
         status = load_from_table(it, before(it, number), REPLAY_OTHER);
-    if (status == STATUS_OK)
-        status = capshm_store(it->registers + REPLAY_NEW, 0, it->registers + REPLAY_OTHER);
+    const uint64_t pointers = pointers_in(it, size);
+    for (uint64_t which = 0; which < pointers && status == STATUS_OK; which++)
+        status = capshm_store(it->registers + REPLAY_NEW, pointer_place(size, pointers, which),
+                              it->registers + REPLAY_OTHER);
     if (status == STATUS_OK)
         status = write_end(it, REPLAY_NEW, size);
     *is_done = status == STATUS_OK;
@@ -124,7 +136,9 @@ static enum status plain_allocate(struct replay *it, uint32_t number, uint64_t s
     if (memory == NULL)
         return STATUS_NO_MEMORY;
     it->pointers[number] = memory;
-    *(void *volatile *)memory = it->pointers[before(it, number)];
+    const uint64_t pointers = pointers_in(it, size);
+    for (uint64_t which = 0; which < pointers; which++)
+        *(void *volatile *)(memory + pointer_place(size, pointers, which)) = it->pointers[before(it, number)];
     store_end(memory, size);
     *is_done = true;
     return STATUS_OK;

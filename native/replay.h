@@ -6,8 +6,8 @@
  *
  * The loop is there once, and runs in one of two worlds: with the allocator of capshm (allocator.h) and capabilities, or
  * with the C library's and plain pointers. In both the program does the same with its memory: the table is memory of the
- * program, an allocation gets a pointer to the one before it in its first granule and a byte at its end, and both are read
- * before it is freed.
+ * program, an allocation gets a pointer to the one before it in its first granule, or in more of them that stand evenly,
+ * and a byte at its end. The first pointer and the byte are read before it is freed.
  */
 #ifndef CAPSHM_REPLAY_H
 #define CAPSHM_REPLAY_H
@@ -59,6 +59,7 @@ struct replay {
     uint32_t registers; /* emulated: the first of REPLAY_REGISTERS in a row */
     uint32_t first_left; /* of the event at position, an exec: numbers below it are free already */
     bool is_taken;      /* the event at position has its memory already, in REPLAY_NEW */
+    double density;      /* share of an allocation's granules that point to the one before; one does in any case */
     void **pointers;    /* plain: the table; NULL: emulated */
     uint64_t operations; /* allocations, frees and resizes so far */
     uint64_t checksum; /* of the bytes at the ends of what was freed: the same in both worlds */

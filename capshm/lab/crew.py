@@ -44,6 +44,23 @@ def ending(status: int) -> str:
         return f"was ended by signal {-status}"
 
 
+class Moment:
+    """One that the children of a process wait for, each once; made before they are forked."""
+
+    def __init__(self) -> None:
+        self._awaited, self._held = os.pipe()  # it comes when nobody holds the second any more
+
+    def wait(self) -> None:
+        """In a child: return when it has come."""
+        os.close(self._held)
+        os.read(self._awaited, 1)
+
+    def come(self) -> None:
+        """In the parent; when all children wait that have not ended, they go on."""
+        os.close(self._held)
+        os.close(self._awaited)
+
+
 class _Child(NamedTuple):
     pid: int
     number: int
@@ -113,14 +130,26 @@ class Crew:
         while any(child.number == number for child in self._running.values()):
             self._reap_some()
 
-    def _reap_some(self) -> None:
+    def check(self) -> None:
+        """Go on at once. CellFailed: one of this process's children has ended otherwise than with 0."""
+        self._reap_some(timeout=0)
+
+    def wait_for_readable(self, descriptor: int) -> None:
+        """Return when there is something to be read from it. CellFailed: a child has not ended with status 0."""
+        while descriptor not in self._reap_some(descriptor):
+            pass
+
+    def _reap_some(self, *others: int, timeout: int | None = None) -> list[int]:
+        """Wait for an end, or for one of these descriptors, and return those."""
         watch = select.poll()
-        for pidfd in self._running:
-            watch.register(pidfd, select.POLLIN)
-        for pidfd, _ in watch.poll():
+        for descriptor in (*self._running, *others):
+            watch.register(descriptor, select.POLLIN)
+        ready = [descriptor for descriptor, _ in watch.poll(timeout)]
+        for pidfd in self._running.keys() & ready:
             child, status = self._reap(pidfd)
             if status:
                 raise CellFailed(f"process {child.pid} {child.name} {ending(status)}; the others were ended too")
+        return [descriptor for descriptor in ready if descriptor in others]
 
     def forget_sweeps(self) -> None:
         """What passes have met for this process until now is not counted."""

@@ -29,15 +29,19 @@ COUNTED = ("operations", "forks", "passes")
 
 
 class Player:
-    """What all processes of a replay inherit. Each is the crew's member with the number that it has in the trace."""
+    """What all processes of a replay inherit. Each is the crew's member with the number that it has in the trace.
 
-    def __init__(self, recorded: Trace, crew: Crew, *, is_plain: bool) -> None:
+    density: share of the granules of each allocation that hold a capability; one does in any case.
+    """
+
+    def __init__(self, recorded: Trace, crew: Crew, *, is_plain: bool, density: float = 0) -> None:
         self._recorded = recorded
         self._crew = crew
         length = recorded.live + 1  # none of these is empty
         self._slots = ffi.new("struct replay_slot[]", length)
         self._replay: CData = ffi.new("struct replay *")
         self._replay.slots, self._replay.slot_count = self._slots, length
+        self._replay.density = density
         # The table is the program's own memory, as all the rest.
         self._table: CData | Capability
         if is_plain:

@@ -14,16 +14,19 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from contextlib import contextmanager
+from array import array
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from capshm import _registers, client, errors
 from capshm import cheribsd as bsd
 from capshm._native import ffi, lib
+from capshm.cheribsd.revoke import revoke_ranges
 from capshm.lab.crew import CellFailed
+from capshm.permissions import Permissions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from multiprocessing.shared_memory import SharedMemory
 
     from capshm._native import CData
@@ -60,6 +63,15 @@ class World(Protocol):
     def exchange(self, length: int) -> Area:
         """The same, made so that all of them may exchange capabilities through it."""
 
+    def revocable(self, length: int) -> Area:
+        """As `inherited`, of which the calling process may revoke parts."""
+
+    def revoke(self, area: Area, parts: Sequence[tuple[int, int]]) -> bool:
+        """Take all capabilities to parts of a `revocable` area, by offset and length. False: this world does not.
+
+        What belongs to whom, and how far a revocation reaches, is the machine's matter.
+        """
+
     def private(self, length: int) -> Area:
         """Memory of the process's own, which a fork copies."""
 
@@ -88,7 +100,7 @@ class CapabilityArea:
     def __init__(
         self, authority: Capability, length: int, *, is_shared: bool = True, is_data_only: bool = False
     ) -> None:
-        self._authority = authority
+        self._authority = self._program = authority
         self._window = _registers.Window(lib.DRIVER_REGISTERS)
         self.address = authority.address
         self.length = length
@@ -97,6 +109,11 @@ class CapabilityArea:
         self.driver.registers = self._window.first
         self.driver.is_shared = is_shared
         self.driver.is_data_only = is_data_only
+
+    def drop_permissions(self, permissions: Permissions) -> None:
+        """The driver's capability loses these; what maps and unmaps keeps its own."""
+        self._program = self._authority.with_permissions(self._authority.permissions.without(permissions))
+        self.driver.authority = self._program._register
 
     def close(self) -> None:
         """By the capability that mmap has returned."""
@@ -129,6 +146,23 @@ class Emulated:
         except errors.Refused as refusal:
             self._count(refusal)
             return CapabilityArea(bsd.mmap(None, length, _READ_WRITE, flags), length, is_data_only=True)
+
+    def revocable(self, length: int) -> Area:
+        """By a capability without SW_VMEM, as an allocator's: what is derived from one that has it is not revoked."""
+        area = self.inherited(length)
+        assert isinstance(area, CapabilityArea)
+        area.drop_permissions(Permissions.SW_VMEM)
+        return area
+
+    def revoke(self, area: Area, parts: Sequence[tuple[int, int]]) -> bool:
+        """As an allocator does: somebody who could not be stopped in time is waited for once more."""
+        if not bsd.malloc_revoke_enabled():
+            return False
+        ranges = array("Q", [number for offset, length in parts for number in (area.address + offset, length)])
+        while True:
+            with suppress(errors.RevocationIncomplete):
+                revoke_ranges(ranges)
+                return True
 
     def private(self, length: int) -> Area:
         """An allocation; one that is so large is a private mapping."""
@@ -227,6 +261,14 @@ class Plain:
     def exchange(self, length: int) -> Area:
         """No different."""
         return self.inherited(length)
+
+    def revocable(self, length: int) -> Area:
+        """No different."""
+        return self.inherited(length)
+
+    def revoke(self, area: Area, parts: Sequence[tuple[int, int]]) -> bool:
+        """What leads there goes on leading there."""
+        return False
 
     def private(self, length: int) -> Area:
         """Anonymous memory."""

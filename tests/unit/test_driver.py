@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from itertools import count as count_up
 from math import gcd
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
@@ -14,6 +15,9 @@ from capshm.lab.world import CapabilityArea, PlainArea
 from capshm.testing import Segment
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child
+
+if TYPE_CHECKING:
+    from capshm._native import CData
 
 WORD = 1 << 64
 COUNT = 64  # items of a graph, and slots of a ring
@@ -204,37 +208,59 @@ def test_what_is_private_has_not_crossed(segment: Segment, seed: int) -> None:
 
 def handed_over(ring: int, total: int, seed: int) -> int:
     """The sum of the words that go through a ring."""
-    return sum(chance(seed ^ ring * RING, number) for number in range(total)) % WORD
+    return sum(chance((seed + ring) % WORD, number) for number in range(total)) % WORD
 
 
-def exchange(area: CapabilityArea | PlainArea, total: int, seed: int) -> list[Counts]:
-    """Hand so many capabilities over through each of two rings; what the producer and the consumers have counted."""
+Area: TypeAlias = CapabilityArea | PlainArea
+
+
+def rings_in(slots: Area, objects: Area, *, count: int = 2, capacity: int = COUNT) -> CData:
+    """Rings whose objects are in another area; or behind them, if it is the same."""
+    rings = ffi.new("struct driver_rings *")
+    rings.slots, rings.objects, rings.count, rings.capacity = slots.driver, objects.driver, count, capacity
+    rings.first_object = count * (lib.DRIVER_RING_HEADER + capacity * 16) if slots is objects else 0
+    return rings
+
+
+def exchange(rings: CData, total: int, seed: int) -> list[Counts]:
+    """Hand so many capabilities over through each of two rings; what the producer and the consumers have counted.
+
+    They take them in two goes.
+    """
     counts = [Counts() for _ in range(3)]
 
     def consume(ring: int) -> None:
-        done(lib.driver_consume(area.driver, ring, COUNT, total, counts[1 + ring].native))
+        for first, end in ((0, total // 3), (total // 3, total)):
+            done(lib.driver_consume(rings, ring, first, end, counts[1 + ring].native))
 
     with Child(lambda: consume(0)) as one, Child(lambda: consume(1)) as other:
-        done(lib.driver_produce(area.driver, 2, COUNT, total, seed, counts[0].native))
+        done(lib.driver_produce(rings, total, seed, counts[0].native))
         assert one.wait() == other.wait() == 0
     return counts
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("total", [1, 32, COUNT, 1000])
-@pytest.mark.parametrize("world", ["plain", "capabilities", "data"])
+@pytest.mark.parametrize("world", ["plain", "capabilities", "data", "capabilities elsewhere", "data elsewhere"])
 @isolated()
 def test_rings_hand_over_everything_once(world: str, total: int) -> None:
-    """Two consumers take what was produced for each of them, also when the rings go round many times."""
+    """Two consumers take what was produced for each of them, also when the rings go round many times.
+
+    Objects may be in another area: what comes from there untagged is derived from the authority over that.
+    """
     seed = random.getrandbits(64)
     print(f"seed {seed}")
+    world, _, elsewhere = world.partition(" ")
     if world == "plain":
         memory = mmap.mmap(-1, 2 * RING)
-        counts = exchange(PlainArea(memory, memory, 2 * RING), total, seed)
+        area = PlainArea(memory, memory, 2 * RING)
+        counts = exchange(rings_in(area, area), total, seed)
     else:
-        with Segment(2 * RING) as segment:
+        with Segment(4 * RING) as segment:
             authority = segment.root if world == "capabilities" else segment.map("rw")
-            counts = exchange(CapabilityArea(authority, 2 * RING), total, seed)
+            halves = [authority.with_bounds(2 * RING), (authority + 2 * RING).with_bounds(2 * RING)]
+            slots, other = (CapabilityArea(half, 2 * RING) for half in halves)
+            counts = exchange(rings_in(slots, other if elsewhere else slots), total, seed)
     sums = [handed_over(ring, total, seed) for ring in range(2)]
     assert [each.checksum for each in counts] == [sum(sums) % WORD, *sums]
     assert list(counts[0]) == [0, 0, 0, int(world == "data")]
@@ -245,9 +271,10 @@ def test_rings_hand_over_everything_once(world: str, total: int) -> None:
 def test_impossible_rings_are_refused(plain: tuple[PlainArea, mmap.mmap]) -> None:
     """More rings than one process may have, and rings that hold no batch: nothing is written."""
     area, memory = plain
-    assert lib.driver_produce(area.driver, lib.DRIVER_RINGS + 1, COUNT, 1, 0, Counts().native) == lib.STATUS_INVALID
-    assert lib.driver_produce(area.driver, 1, 31, 1, 0, Counts().native) == lib.STATUS_INVALID
-    assert lib.driver_consume(area.driver, 0, 31, 1, Counts().native) == lib.STATUS_INVALID
+    many, small = rings_in(area, area, count=lib.DRIVER_RINGS + 1), rings_in(area, area, count=1, capacity=31)
+    assert lib.driver_produce(many, 1, 0, Counts().native) == lib.STATUS_INVALID
+    assert lib.driver_produce(small, 1, 0, Counts().native) == lib.STATUS_INVALID
+    assert lib.driver_consume(small, 0, 0, 1, Counts().native) == lib.STATUS_INVALID
     assert not any(memory[:])
 
 

@@ -15,7 +15,18 @@ from capshm import cheribsd as bsd
 from capshm.lab import workloads
 from capshm.lab.cell import Cell, Setting
 from capshm.lab.crew import CellFailed, Crew
-from capshm.lab.workloads import LARGEST, PLAIN, SMALLEST, churn, descriptors, loader, prefork, ring, zygote
+from capshm.lab.workloads import (
+    LARGEST,
+    PLAIN,
+    SMALLEST,
+    churn,
+    descriptors,
+    loader,
+    messagebus,
+    prefork,
+    ring,
+    zygote,
+)
 from capshm.lab.world import Plain, enter
 from tests.faults import plugins
 from tests.faults.isolation import isolated
@@ -57,8 +68,14 @@ def per_ring(size: int) -> int:
     return (size // ring.CONSUMERS - 1024) // 80 // 64 * 64 * ring.ROUNDS
 
 
+def slots_of_topic(size: int) -> int:
+    """In each of its rings."""
+    return (size // messagebus.TOPICS // messagebus.SUBSCRIBERS - 1024) // 80 // 64 * 64
+
+
 PASSED = SIZE // descriptors.OBJECT_SIZE * items(descriptors.OBJECT_SIZE)
 LOADED = loader.COMPONENTS * items(loader.image_size(SIZE))
+TAKEN = messagebus.TOPICS * messagebus.SUBSCRIBERS * messagebus.ROUNDS * slots_of_topic(SIZE)
 SHARED = items(max(SIZE // zygote.SHARED_PART, zygote.CHILDREN << 10))
 EXPECTED = {
     # operations; loads from shared memory; forks; what cheribsd and isolated refuse; whether tags cross in cheribsd
@@ -71,9 +88,13 @@ EXPECTED = {
     ),
     "ring": (ring.CONSUMERS * per_ring(SIZE), ring.CONSUMERS * per_ring(SIZE), 1 + ring.CONSUMERS, (0, 1), True),
     "zygote": (items(SIZE) + SHARED, 3 * SHARED, zygote.CHILDREN, (zygote.CHILDREN, zygote.CHILDREN), False),
+    "messagebus": (TAKEN, TAKEN, messagebus.TOPICS + messagebus.SUBSCRIBERS, (0, 1 + messagebus.TOPICS), True),
     "descriptors": (PASSED, 3 * PASSED, 1, (0, 2), True),
     "loader": (LOADED, 3 * LOADED, loader.COMPONENTS, (0, 1 + loader.COMPONENTS), True),
 }
+
+
+NAMES = ("prefork", "ring", "zygote", "descriptors", "loader", "messagebus", "forkstorm", "bufferpool", "churn")
 
 
 @pytest.mark.slow
@@ -143,7 +164,7 @@ def test_section_has_its_own_passes_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workload", [*EXPECTED, "churn"])
+@pytest.mark.parametrize("workload", NAMES)
 def test_seed_gives_the_work(workload: str) -> None:
     """One seed, one checksum, in every run; another seed, another; the smallest size will do, and the largest seed."""
     of_seed = {seed: answer_of(workload, PLAIN, size=SMALLEST, seed=seed) for seed in (0, 1, (1 << 64) - 1)}
@@ -154,14 +175,14 @@ def test_seed_gives_the_work(workload: str) -> None:
 
 def test_all_workloads_are_described() -> None:
     """Each has a line, a paragraph, and a default size that a cell may have; an unknown name is told the known ones."""
-    assert (*EXPECTED, "churn") == workloads.NAMES
+    assert workloads.NAMES == NAMES
     for name in workloads.NAMES:
         line, paragraph = workloads.describe(name)
         assert line.endswith(".")
         assert "\n" not in line
         assert len(paragraph.splitlines()) > 2
         assert SMALLEST <= workloads.default_size(name) <= LARGEST
-    with pytest.raises(ValueError, match=r"no workload 'sheep'.*prefork, ring, zygote, descriptors, loader, churn"):
+    with pytest.raises(ValueError, match=r"no workload 'sheep'.*prefork, ring, .*bufferpool, churn"):
         workloads.find("sheep")
 
 

@@ -30,7 +30,10 @@ MOST_FORKS = 4096
 DENSEST = 100
 """Percent of granules that hold a capability."""
 
-BUILT_IN = ("prefork", "ring", "zygote", "descriptors", "loader", "churn")
+BUILT_IN = (
+    *("prefork", "ring", "zygote", "descriptors", "loader"),
+    *("messagebus", "forkstorm", "bufferpool", "churn"),
+)
 
 NAMES: Final = (*BUILT_IN, *sorted(entry_points(group=GROUP).names - {*BUILT_IN, TRACE}))
 """All that run without further input, in the order of the table."""

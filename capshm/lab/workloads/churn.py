@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DEFAULT_SIZE = 12 << 20
 FREES_MEMORY = True
+PROCESSES = range(1, 257)
+TAKES_DENSITY = True
 WORKERS = 2
 TURNS = 2  # that each worker replaces everything
 SIZES = tuple((16 << octave) * (4 + quarter) // 4 for octave in range(8) for quarter in range(4))
@@ -35,24 +37,26 @@ SIZES = tuple((16 << octave) * (4 + quarter) // 4 for octave in range(8) for qua
 def run(setting: Setting) -> None:
     """The parent fills and replaces, then each worker replaces TURNS times."""
     setting.crew.counted = COUNTED
-    player = Player(invent(setting.size, setting.seed), setting.crew, is_plain=setting.world.is_plain)
+    history = invent(setting.size, setting.seed, setting.processes or WORKERS)
+    density = 0 if setting.density is None else setting.density / 100
+    player = Player(history, setting.crew, is_plain=setting.world.is_plain, density=density)
     with setting.measured():
         player.play(0)
 
 
-def invent(size: int, seed: int) -> Trace:
-    """The history of such a parent and its workers, whose objects take about so many bytes."""
+def invent(size: int, seed: int, workers: int) -> Trace:
+    """The history of such a parent and so many workers, whose objects take about so many bytes."""
     random = Random(seed)
     count = size * len(SIZES) // sum(SIZES)
     sizes = random.choices(SIZES, k=count)
     filling = (EVENT.pack(lib.REPLAY_ALLOCATE, number, size) for number, size in enumerate(sizes))
-    forks = (EVENT.pack(lib.REPLAY_FORK, worker, 0) for worker in range(1, WORKERS + 1))
+    forks = (EVENT.pack(lib.REPLAY_FORK, worker, 0) for worker in range(1, workers + 1))
     parent = Process("parent", -1, b"".join([*filling, *_replace(random, count), *forks]))
-    workers = [
+    children = [
         Process("worker", 0, b"".join(each for _ in range(TURNS) for each in _replace(random, count)))
-        for _ in range(WORKERS)
+        for _ in range(workers)
     ]
-    return Trace("churn", count, (parent, *workers))
+    return Trace("churn", count, (parent, *children))
 
 
 def _replace(random: Random, count: int) -> Iterator[bytes]:

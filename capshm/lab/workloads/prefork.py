@@ -17,22 +17,23 @@ if TYPE_CHECKING:
     from capshm.lab.cell import Setting
 
 DEFAULT_SIZE = 4 << 20
+PROCESSES = range(1, 257)
 WORKERS = 4
 ROUNDS = 4
 
 
 def run(setting: Setting) -> None:
     """Each worker serves its requests ROUNDS times."""
-    crew = setting.crew
+    crew, workers = setting.crew, setting.processes or WORKERS
     graph = Graph(setting.world.inherited(setting.size), crew)
     graph.fill(setting.seed)
 
     def serve(worker: int) -> None:
         for turn in range(ROUNDS):
-            graph.serve(worker, WORKERS, setting.seed + turn)
+            graph.serve(worker, workers, setting.seed + turn)
 
     with setting.measured():
-        for worker in range(WORKERS):
+        for worker in range(workers):
             crew.fork(partial(serve, worker))
         crew.wait()
         collected = graph.collect()

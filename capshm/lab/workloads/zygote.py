@@ -17,25 +17,26 @@ if TYPE_CHECKING:
     from capshm.lab.cell import Setting
 
 DEFAULT_SIZE = 8 << 20
+PROCESSES = range(1, 1025)
 CHILDREN = 24
 AT_ONCE = 2
 SHARED_PART = 8  # the shared mapping has this part of the private bytes
 
 
 def run(setting: Setting) -> None:
-    """Each of CHILDREN serves its share of private and of shared requests; AT_ONCE of them run side by side."""
-    world, crew = setting.world, setting.crew
+    """Each child serves its share of private and of shared requests; AT_ONCE of them run side by side."""
+    world, crew, children = setting.world, setting.crew, setting.processes or CHILDREN
     private = Graph(world.private(setting.size), crew)
-    shared = Graph(world.inherited(max(setting.size // SHARED_PART, CHILDREN << 10)), crew)
+    shared = Graph(world.inherited(max(setting.size // SHARED_PART, children << 10)), crew)
     private.fill(setting.seed)
     shared.fill(~setting.seed % (1 << 64))
 
     def serve(child: int) -> None:
         for graph in (private, shared):
-            graph.serve(child, CHILDREN, setting.seed + child)
+            graph.serve(child, children, setting.seed + child)
 
     with setting.measured():
-        for child in range(CHILDREN):
+        for child in range(children):
             crew.wait(AT_ONCE - 1)
             crew.fork(partial(serve, child))
         crew.wait()
