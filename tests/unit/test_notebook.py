@@ -30,6 +30,7 @@ def test_rows_and_columns(tmp_path: Path) -> None:
     assert {len(column) for column in loaded.columns.values()} == {4}
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_the_table(tmp_path: Path) -> None:
     """Escaped: the machine's name is no mark-up. The short form says how much there is."""
     loaded = capshm.load(scene.write(tmp_path / "run", PLAN))
@@ -50,6 +51,7 @@ def test_what_has_failed_is_told(tmp_path: Path) -> None:
         capshm.load(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_frame_where_there_is_a_library(tmp_path: Path) -> None:
     """Polars goes first."""
     folder = scene.write(tmp_path / "run", PLAN)

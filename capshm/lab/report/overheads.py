@@ -57,16 +57,11 @@ def _exhibit(run: Run, comparison: Comparison, reference: str, bars: dict[Case, 
         title=f"Time over {base}",
         caption=f"How many times as long the measured section took as in {base} ({comparison.title}). A bar is the "
         "median of the rounds' ratios, the thin line at its end the 95 % interval. A hollow bar: no difference was "
-        "seen: one that reaches as far as the bar would have been.",
+        "seen: one that reaches as far as the bar would have been. (None is drawn longer than × 2.)",
         alt=f"Bars of time over {base}. {'; '.join(said)}.",
         columns=("case", "configuration", f"over {reference}", "rounds"),
         rows=[
-            (
-                run.described(case),
-                names[each],
-                overhead(over),
-                f"{len(run.rounds(case, each))}",
-            )
+            (run.described(case), names[each], overhead(over), str(len(run.rounds(case, each))))
             for case, own in bars.items()
             for each, over in own.items()
         ],
@@ -117,7 +112,7 @@ def _draw_panel(axes: Axes, comparison: Comparison, bars: _Bars) -> list[float]:
         ends.append(reach)
         axes.annotate(
             overhead(over).partition(" [")[0],
-            (max(reach, 1.0 if is_absent or over.interval is None else over.interval.high), place),
+            (max(1, reach, 1 if is_absent or over.interval is None else over.interval.high), place),
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
