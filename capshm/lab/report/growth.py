@@ -145,7 +145,9 @@ def is_below(one: Median, other: Median) -> bool:
 def _exhibit(
     comparison: Comparison, variable: Variable, outcome: Outcome, found: dict[str, list[Curve]], key: str
 ) -> Exhibit:
-    names = distinguish([curve.configuration for curves in found.values() for curve in curves])
+    names = distinguish(
+        [curve.configuration for curves in found.values() for curve in curves], comparison.configurations
+    )
     rows = [
         (
             case,

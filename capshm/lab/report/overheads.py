@@ -46,7 +46,7 @@ def exhibits(run: Run) -> Iterator[Exhibit]:
 
 
 def _exhibit(run: Run, comparison: Comparison, reference: str, bars: dict[Case, _Bars], key: str) -> Exhibit:
-    names = distinguish([configuration for own in bars.values() for configuration in own])
+    names = distinguish(list(dict.fromkeys(each for own in bars.values() for each in own)), comparison.configurations)
     base = "plain shared memory" if reference == "plain" else f"the same machine with {reference}"
     said = [
         f"{run.described(case)}: " + ", ".join(f"{names[each]} {overhead(over)}" for each, over in own.items())

@@ -50,7 +50,7 @@ def pauses(run: Run, case: Case, configuration: Configuration) -> list[int]:
 
 
 def _exhibit(run: Run, comparison: Comparison, found: dict[Case, _Pauses], key: str) -> Exhibit:
-    names = distinguish([configuration for own in found.values() for configuration in own])
+    names = distinguish(list(dict.fromkeys(each for own in found.values() for each in own)), comparison.configurations)
     rows = [
         (
             run.described(case),

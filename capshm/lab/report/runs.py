@@ -23,11 +23,20 @@ class ReportError(CapshmError):
     """There is no report of this; nothing has been written."""
 
 
-def distinguish(configurations: Sequence[Configuration]) -> dict[Configuration, str]:
-    """Each in as few words as tell it from the others: "gate, machine" where all else is the same."""
-    axes = [axis for axis in AXES if len({each.on(axis) for each in configurations}) > 1]
+def distinguish(
+    configurations: Sequence[Configuration], among: Sequence[Configuration] = ()
+) -> dict[Configuration, str]:
+    """Each in as few words as tell it from the others: "gate, machine" where all else is the same.
+
+    among: what a single one is to be told from.
+    """
+    axes = _varying(configurations) or _varying(among)
     told = {each: [name for axis in axes if (name := each.on(axis)) is not None] for each in configurations}
     return {each: ", ".join(names) or each.policy for each, names in told.items()}
+
+
+def _varying(configurations: Sequence[Configuration]) -> list[str]:
+    return [axis for axis in AXES if len({each.on(axis) for each in configurations} - {None}) > 1]
 
 
 class Run:
