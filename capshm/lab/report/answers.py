@@ -97,7 +97,7 @@ def _growth(runs: Sequence[Run]) -> Answer:
         for run, comparison in _comparisons(runs):
             for cases in run.families(comparison, variable.field):
                 curves = growth.measure(run, comparison, cases, variable, pause.of)
-                names = distinguish([curve.configuration for curve in curves])
+                names = distinguish([curve.configuration for curve in curves], comparison.configurations)
                 for curve in curves:
                     low, high = min(curve.points), max(curve.points)
                     slopes += [curve.slope] if curve.slope else []
@@ -135,12 +135,13 @@ def _stoppers(runs: Sequence[Run]) -> Answer:
             first, *others = sorted(rivals, key=lambda each: rivals[each].value)
             least[first.stopper or ""] = least.get(first.stopper or "", 0) + 1
             clear += all(growth.is_below(rivals[first], rivals[each]) for each in others)
+            names = distinguish(comparison.configurations)
             overs = {line.configuration: line.over["gate"] for line in _lines(run, "gate") if line.case == case}
             for each, pause in rivals.items():
                 rows.append(
                     (
                         run.described(case),
-                        comparison.name(each),
+                        names[each],
                         growth.spread(pause),
                         overhead(overs[each]) if each in overs else "",
                     )
