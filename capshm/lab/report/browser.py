@@ -29,7 +29,7 @@ def dump(page: Path, scheme: str) -> str:
 
 def photograph(page: Path, scheme: str, picture: Path, width: int, height: int) -> None:
     """Make a PNG of the page's upper end."""
-    _run(page, scheme, f"--screenshot={picture}", f"--window-size={width},{height}", "--hide-scrollbars")
+    _run(page, scheme, f"--screenshot={picture.resolve()}", f"--window-size={width},{height}", "--hide-scrollbars")
 
 
 def attribute(document: str, name: str) -> str:
@@ -46,5 +46,5 @@ def _run(page: Path, scheme: str, *options: str) -> str:
         command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
         command += ["--disable-background-networking", "--disable-component-update", "--disable-extensions"]
         command += ["--disable-dev-shm-usage", f"--user-data-dir={profile}", "--proxy-server=127.0.0.1:9"]
-        command += [f"--blink-settings=preferredColorScheme={_SCHEMES[scheme]}", *options, page.as_uri()]
+        command += [f"--blink-settings=preferredColorScheme={_SCHEMES[scheme]}", *options, page.resolve().as_uri()]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_WATCHDOG).stdout
