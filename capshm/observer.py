@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from shlex import join
 from types import TracebackType
-from typing import Self, SupportsIndex
+from typing import NamedTuple, Self, SupportsIndex
 
 from capshm import connection, records
-from capshm.errors import CapshmError
+from capshm.errors import BrokerGone, CapshmError
 
 _LISTENS = 0x10000  # the flag of a listening socket in /proc/net/unix
 
@@ -60,6 +61,17 @@ def choose_for(pid: int, name: str | None) -> str:
     raise CapshmError(f"process {pid} is in none of the {len(running)} machines that are running: {', '.join(running)}")
 
 
+class Seen(NamedTuple):
+    """A process as whoever looks sees it. capability_mappings: through which capabilities may be loaded or stored, now
+    or later. command: its program and arguments.
+    """
+
+    process: records.Process
+    mappings: int
+    capability_mappings: int
+    command: str
+
+
 class Observer:
     """A look at one machine. CapshmError: there is none of that name; BrokerGone: it has ended meanwhile."""
 
@@ -87,6 +99,20 @@ class Observer:
         """All emulated processes."""
         return records.processes(self._connection.ask)
 
+    def overview(self) -> list[Seen]:
+        """All emulated processes, but for those that end meanwhile, with how much they have mapped."""
+        found = []
+        for process in self.processes():
+            try:
+                mappings = self.mappings(process.pid) if process.state == "running" else []
+            except BrokerGone:
+                raise
+            except CapshmError:  # it has ended meanwhile
+                continue
+            with_capabilities = sum("R" in each.maximum or "W" in each.maximum for each in mappings)
+            found.append(Seen(process, len(mappings), with_capabilities, _command(process.pid)))
+        return found
+
     def objects(self) -> list[records.Object]:
         """All memory objects that still exist, mapped or not."""
         return records.objects(self._connection.ask)
@@ -99,6 +125,22 @@ class Observer:
         """The regions and mappings of an emulated process. CapshmError: there is none with that pid."""
         return records.tree(self._connection.ask, pid)
 
-    def audit(self) -> list[records.Audit]:
-        """Every event so far, in order."""
-        return records.audit(self._connection.ask)
+    def audit(self, start: int = 1) -> list[records.Audit]:
+        """The events so far, in order, from this number on."""
+        return records.audit(self._connection.ask, start)
+
+    def last_event(self) -> int:
+        """The number of the last event so far."""
+        return records.last_event(self._connection.ask)
+
+
+def _command(pid: int) -> str:
+    """Its program and arguments, in one line; of what `capshm run` has attached, the script and its own."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it has ended meanwhile
+        return ""
+    program, *words = text.removesuffix("\0").split("\0")
+    if "capshm._script" in words[:3]:
+        program, *words = words[words.index("capshm._script") + 1 :]
+    return " ".join(join([Path(program).name, *words]).split())

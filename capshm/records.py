@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, cast
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex, TypeAlias, cast
 
 if TYPE_CHECKING:
     from capshm.connection import Ask
+
+Datum: TypeAlias = int | str | list[int]
+
+_BEYOND = 1 << 53  # no machine has so many events
 
 
 class Process(NamedTuple):
@@ -81,7 +85,14 @@ class Region(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """An event. rule: full name, "" where none decided. file, line: of the program that asked."""
+    """An event. rule: full name, "" where none decided. file, line: of the program that asked.
+
+    data: for programs. A process that has come: its `parent`, a pid. A fork: its `child`, a vmspace. A mapping, and one
+    that a fork drops: `start`, `end`, letters of its `maximum`, and `vmspace` where it is another process's. A pass:
+    the `vmspaces` whose epoch it closed, `scope`, `stopper`; `stops`: when each began, in ns since 1970, and its length
+    in ns; what sweeps of objects met: `lines` of tags, tags `found` and `cleared`; `objects`: the number of each that
+    lost tags, and how many.
+    """
 
     number: int
     time: float
@@ -94,6 +105,17 @@ class Audit(NamedTuple):
     file: str
     line: int
     message: str
+    data: dict[str, Datum]
+
+    def datum(self, name: str, otherwise: int = 0) -> int:
+        """A number of the data; `otherwise` where there is none of that name."""
+        found = self.data.get(name)
+        return found if isinstance(found, int) else otherwise
+
+    def pairs(self, name: str) -> list[tuple[int, int]]:
+        """`stops` or `objects`, two by two."""
+        found = self.data.get(name)
+        return list(zip(found[::2], found[1::2], strict=False)) if isinstance(found, list) else []
 
 
 def processes(ask: Ask) -> list[Process]:
@@ -121,15 +143,19 @@ def tree(ask: Ask, pid: SupportsIndex) -> list[Region]:
     return [each._replace(handles=[(pid, rights) for pid, rights in each.handles]) for each in found]
 
 
-def audit(ask: Ask) -> list[Audit]:
-    """Every event so far, in order."""
+def audit(ask: Ask, start: int = 1) -> list[Audit]:
+    """The events so far, in order, from this number on."""
     found = []
-    start = 1
     while start:
         answer = ask("audit", start=start)
         found += [
-            Audit(*cast("tuple[int, float, int, int, str, str, int, bool, str, int, str]", row))
+            Audit(*cast("tuple[int, float, int, int, str, str, int, bool, str, int, str, dict[str, Datum]]", row))
             for row in answer.rows("records")
         ]
         start = answer.number("next")
     return found
+
+
+def last_event(ask: Ask) -> int:
+    """The number of the last event so far, without reading any."""
+    return ask("audit", start=_BEYOND).number("last")

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from capshm.records import Datum
+
 PAGE_RECORDS = 5000
 """Records in a page of an answer."""
 
@@ -25,7 +27,8 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One event.
 
     number: from 1, without gaps. time: seconds since 1970. event: the request or what happened. rule: full name, ""
-    where none decided. object: number of the memory object, 0: none. file, line: of the program that asked.
+    where none decided. object: number of the memory object, 0: none. file, line: of the program that asked. data: what
+    programs want to know beside that (capshm.records.Audit); older files have none.
     """
 
     number: int
@@ -39,6 +42,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str
     line: int
     message: str
+    data: dict[str, Datum] = {}
 
 
 class Finding(NamedTuple):
@@ -80,9 +84,11 @@ class AuditLog:
         is_allowed: bool,
         at: tuple[str, int] = ("", 0),
         message: str = "",
+        data: dict[str, Datum] | None = None,
     ) -> None:
         """Write a record. OSError if the disk is full: then nothing of it is kept, and its number is used again."""
-        record = Record(self._next, time.time(), pid, vmspace, event, rule, object, is_allowed, at[0], at[1], message)
+        now = time.time()
+        record = Record(self._next, now, pid, vmspace, event, rule, object, is_allowed, *at, message, data or {})
         line = memoryview(_encoder.encode(record) + b"\n")
         written = 0
         try:
@@ -95,6 +101,11 @@ class AuditLog:
         if self._next % _INDEX_STEP == 0:
             self._offsets.append(self._size)
         self._next += 1
+
+    @property
+    def last(self) -> int:
+        """The number of the last record; 0: there is none."""
+        return self._next - 1
 
     def page(self, start: int) -> tuple[list[bytes], int]:
         """Lines from record `start` on, at most PAGE_RECORDS, and the number to go on with; 0: these were the last."""
@@ -134,7 +145,7 @@ def _lines(fd: int, offset: int, end: int | None = None) -> Iterator[tuple[int, 
         yield offset, rest
 
 
-def read(path: str) -> Iterator[tuple[int, float, int, int, str, str, int, bool, str, int, str]]:
+def read(path: str) -> Iterator[tuple[int, float, int, int, str, str, int, bool, str, int, str, dict[str, Datum]]]:
     """The records of an audit file, those that are whole. OSError if it cannot be read."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -25,6 +25,7 @@ from capshm.model.regions import Reservation
 from capshm.model.rights import Rights
 from capshm.model.rules import Refusal
 from capshm.model.sysv import plan_attach, plan_detach
+from capshm.records import Datum
 
 _MOVES_LIMIT = 30  # descriptors fit into an answer
 
@@ -123,7 +124,12 @@ def _finish(
                 given.append((letter, reopen(fd, os.O_RDONLY)))
     if memory is not None:
         state.record(
-            member, request, rule=_rule(entry, memory), number=memory.id, message=_message(request, entry, memory)
+            member,
+            request,
+            rule=_rule(entry, memory),
+            number=memory.id,
+            message=_message(request, entry, memory),
+            data=about(entry),
         )
     if plan.object_needed is not None and memory is not None:
         state.objects.add(memory)
@@ -158,6 +164,11 @@ def _rule(entry: Entry, memory: MemoryObject) -> str:
     return {Kind.SYSV: "cheribsd:H1", Kind.ANONYMOUS: "cheribsd:G1", Kind.ZERO: "cheribsd:G1"}.get(
         memory.kind, "cheribsd:E9"
     )
+
+
+def about(entry: Entry) -> dict[str, Datum]:
+    """What the audit tells programs of a mapping."""
+    return {"start": entry.start, "end": entry.end, "maximum": entry.maximum.letters}
 
 
 def _message(request: messages.Message, entry: Entry, memory: MemoryObject) -> str:
@@ -244,7 +255,8 @@ def inherit(state: State, member: Member, request: messages.Inherit, descriptors
                 given.append(("t", os.dup(sideband.tags)))
             given.append(("c", os.dup(sideband.clear)))
             moves.append(_describe_move(state, entry, memory, "".join(has for has, _ in given[first:])))
-            state.record(member, request, number=memory.id, message=_message(request, entry, memory))
+            message = _message(request, entry, memory)
+            state.record(member, request, number=memory.id, message=message, data=about(entry))
     except BaseException:
         for _, fd in given:
             os.close(fd)

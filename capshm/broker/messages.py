@@ -212,7 +212,7 @@ class Mappings(Message, frozen=True, tag="mappings"):
 
 
 class Audit(Message, frozen=True, tag="audit"):
-    """A page of the audit, from this number on."""
+    """A page of the audit, from this number on, and the number of the last record."""
 
     start: Annotated[int, msgspec.Meta(ge=1)] = 1
 

@@ -31,6 +31,8 @@ from capshm._native import ffi, lib
 from capshm.broker.maps import Maps
 from capshm.broker.segments import Sideband
 from capshm.broker.state import Member, State
+from capshm.model.objects import MemoryObject
+from capshm.records import Datum
 
 if TYPE_CHECKING:
     from capshm._native import CData
@@ -62,6 +64,8 @@ class Pass:
     _counts: CData = field(default_factory=lambda: ffi.new("struct sweep_counts *"))
     _maps: Maps = field(init=False)
     _number: int = 0  # of a machine-wide pass
+    _stops: list[int] = field(default_factory=list)
+    _cleared: dict[int, int] = field(default_factory=dict)  # tags of each object that has lost any
 
     def __post_init__(self) -> None:
         self._maps = Maps(has_origins=self.is_machine_wide)
@@ -71,6 +75,17 @@ class Pass:
         """What has been met until now."""
         return Found(self._counts.lines, self._counts.found, self._counts.cleared)
 
+    def about(self) -> dict[str, Datum]:
+        """What the audit tells programs of it (capshm.records.Audit)."""
+        return {
+            "vmspaces": [member.serial for member in self.members],
+            "scope": "machine" if self.is_machine_wide else "vmspace",
+            "stopper": self.state.settings.stopper,
+            "stops": self._stops,
+            "objects": [number for each in self._cleared.items() for number in each],
+            **self.found._asdict(),
+        }
+
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """By the machine's stopper. Incomplete.
@@ -78,27 +93,26 @@ class Pass:
         What is to be swept is mapped before, and unmapped afterwards: for 64 MiB that takes as long as the sweep.
         """
         with contextlib.closing(self._maps):
-            for sideband, _ in self._sidebands():
+            for _, sideband in self._sidebands():
                 self._maps.prepare(sideband)
-            begin = time.perf_counter_ns()
+            began, begin = time.time_ns(), time.perf_counter_ns()
             try:
                 with self.state.stopper.stopped():
                     yield
             finally:  # whether all were stopped or not: nobody could begin an operation
-                if len(self.state.pauses) < MOST_PAUSES:
-                    self.state.pauses.append(time.perf_counter_ns() - begin)
+                self._stops += [began, time.perf_counter_ns() - begin]
 
     def sweep_objects(self) -> None:
         """Rows J1, J4, J5: what the address spaces own, wherever it is; machine-wide, what is theirs in all objects."""
         if self.is_machine_wide:
             self._stamp()
         shadows = {each.serial: each.part.make_shadow(each.space).as_native(self.leaving) for each in self._painters()}
-        for sideband, owner in self._sidebands():
-            if owner in shadows:
-                for area in self._maps.areas(sideband):
-                    lib.sweep(
-                        area.lines, area.twins, area.line_count, shadows[owner], lib.SWEEP_AUTOMATIC, self._counts
-                    )
+        for memory, sideband in self._sidebands():
+            if memory.owner in shadows:
+                shadow = shadows[memory.owner]
+                with self._counted(memory):
+                    for area in self._maps.areas(sideband):
+                        lib.sweep(area.lines, area.twins, area.line_count, shadow, lib.SWEEP_AUTOMATIC, self._counts)
         if self.is_machine_wide:
             self._sweep_by_origin(shadows)
 
@@ -113,13 +127,21 @@ class Pass:
         """Those whose shadows may revoke something; the others have never painted."""
         return [each for each in self.members if each.part.shadow is not None or self.leaving is not None]
 
-    def _sidebands(self) -> Iterator[tuple[Sideband, int | None]]:
-        """Those that are swept, and whose they are."""
+    def _sidebands(self) -> Iterator[tuple[MemoryObject, Sideband]]:
+        """Those that are swept, and the objects that they belong to."""
         painters = {member.serial for member in self._painters()}
         for memory in self.state.holders():
             sideband = self.state.segments.made_sideband(memory.id)
             if sideband is not None and (self.is_machine_wide or memory.owner in painters):
-                yield sideband, memory.owner
+                yield memory, sideband
+
+    @contextlib.contextmanager
+    def _counted(self, memory: MemoryObject) -> Iterator[None]:
+        """What is cleared inside, is of this object."""
+        before = self._counts.cleared
+        yield
+        if cleared := self._counts.cleared - before:
+            self._cleared[memory.id] = self._cleared.get(memory.id, 0) + cleared
 
     def _stamp(self) -> None:
         """A child that is being forked has its parent's memory, or is about to."""
@@ -137,8 +159,9 @@ class Pass:
         for member in self.members:
             by_record[member.part.record] = shadows.get(member.serial, ffi.NULL)
         records = self.state.parts.records.native
-        for sideband, _ in self._sidebands():
-            for area in self._maps.areas(sideband):
-                lib.sweep_by_origin(
-                    area.lines, area.twins, area.origins, area.line_count, records, by_record, self._counts
-                )
+        for memory, sideband in self._sidebands():
+            with self._counted(memory):
+                for area in self._maps.areas(sideband):
+                    lib.sweep_by_origin(
+                        area.lines, area.twins, area.origins, area.line_count, records, by_record, self._counts
+                    )

@@ -130,11 +130,12 @@ class Processes:
             self._forget(known)  # it was cut off, by exec for example, and comes again
         pidfd = connections.open_pidfd(pid, connection)
         try:
-            member = self._service.attach(pid, request)
+            parent = _parent_of(pid)
+            member = self._service.attach(pid, parent, request)
         except BaseException:
             os.close(pidfd)
             raise
-        self._add(Process(pid, pidfd, _parent_of(pid), member.serial, member, connection))
+        self._add(Process(pid, pidfd, parent, member.serial, member, connection))
         welcome = self._service.welcome(member)
         return Reply(welcome.body, [os.dup(gate), *welcome.descriptors], welcome.lent)
 

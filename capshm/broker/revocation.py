@@ -43,13 +43,26 @@ def _close(
             member.part.clock.give_up()
         if isinstance(error, stoppers.Incomplete):
             who = ", ".join(f"process {pid} is {reason}" for pid, reason in error.processes)
-            state.record(members[0], event, is_allowed=False, rule="cheribsd:2.2", message=f"incomplete: {who}")
+            state.record(
+                members[0],
+                event,
+                is_allowed=False,
+                rule="cheribsd:2.2",
+                message=f"incomplete: {who}",
+                data=world.about(),
+            )
         raise
     for member in members:
         member.part.clock.close()
         state.parts.records.publish(member.part.record, member.part.clock.epochs)
     what = f"epoch {members[0].part.clock.clock}" if len(members) == 1 else f"{len(members)} address spaces"
-    state.record(members[0], event, rule="cheribsd:2.3", message=f"{what}: {world.found.cleared} tags of objects")
+    state.record(
+        members[0],
+        event,
+        rule="cheribsd:2.3",
+        message=f"{what}: {world.found.cleared} tags of objects",
+        data=world.about(),
+    )
     return world.found
 
 

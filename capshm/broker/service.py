@@ -152,15 +152,15 @@ class Service:
                 f"its core has the layout {theirs!r}, the machine's {layout()!r}: both must be of the same sources"
             )
 
-    def attach(self, pid: int, request: messages.Attach) -> Member:
-        """A new member with an empty address space."""
+    def attach(self, pid: int, parent: int, request: messages.Attach) -> Member:
+        """A new member with an empty address space. parent: the pid of the process that has started it."""
         state = self._state
         end = ARENA_START + state.settings.arena_size
         part = state.parts.begin()
         member = Member(pid, AddressSpace(state.new_serial(), ARENA_START, end), Knobs(), part)
         state.members[member.serial] = member
         try:
-            state.record(member, request, message=request.name)
+            state.record(member, request, message=request.name, data={"parent": parent})
         except BaseException:
             del state.members[member.serial]
             state.parts.end(member)
@@ -218,7 +218,7 @@ class Service:
 
     def _record_fork(self, parent: Member, request: messages.Fork, child: Member, plan: ForkPlan) -> None:
         state = self._state
-        state.record(parent, request, message=f"the child is vmspace {child.serial}")
+        state.record(parent, request, message=f"the child is vmspace {child.serial}", data={"child": child.serial})
         for start, end in plan.drops:
             for entry in parent.space.within(start, end):
                 state.record(
@@ -227,12 +227,13 @@ class Service:
                     rule=_drop_rule(state.policy, entry),
                     number=entry.object.id if entry.object else 0,
                     message=f"vmspace {child.serial} cannot reach tags in [{entry.start:#x}, {entry.end:#x})",
+                    data=mappings.about(entry) | {"child": child.serial},
                 )
 
     def forked(self, child: Member, parent: int) -> None:
         """The child has come."""
         child.part.parent = None
-        self._state.record(child, "forked", message=f"by process {parent}")
+        self._state.record(child, "forked", message=f"by process {parent}", data={"parent": parent})
 
     def end(self, member: Member) -> None:
         """The address space is gone: it ended, left, became another program, or never came to be."""
@@ -279,7 +280,7 @@ class Service:
         """A page of the audit."""
         lines, following = self._state.audit.page(start)
         rows: list[Value] = [list(msgspec.json.decode(line).values()) for line in lines]
-        return Reply({"records": rows, "next": following})
+        return Reply({"records": rows, "next": following, "last": self._state.audit.last})
 
 
 def _drop_rule(policy: Policy, entry: Entry) -> str:

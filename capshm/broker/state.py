@@ -25,6 +25,7 @@ from capshm.model.objects import Kind, MemoryObject, ObjectTable
 from capshm.model.regions import Reservation, Vmar
 from capshm.model.sysv import SegmentTable
 from capshm.model.vmar_changing import Removal, Removed
+from capshm.records import Datum
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -160,6 +161,7 @@ class State:
         rule: str = "",
         number: int = 0,
         message: str = "",
+        data: dict[str, Datum] | None = None,
     ) -> None:
         """Write an event of a member into the audit; before it is committed, so that nothing happens unrecorded."""
         is_request = isinstance(request, Message)
@@ -172,4 +174,5 @@ class State:
             is_allowed=is_allowed,
             at=request.at if is_request and isinstance(request, Message) else ("", 0),
             message=message,
+            data=data,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from capshm.broker import zircon_messages as m
 from capshm.broker.kernel import ROOT_RIGHTS
+from capshm.broker.mappings import about
 from capshm.broker.messages import Value
 from capshm.broker.remote_orders import check_count
 from capshm.broker.state import Elsewhere, Member, Reply, State
@@ -88,6 +89,7 @@ def map_vmo(state: State, member: Member, request: m.VmarMap, descriptors: list[
             rule="vmar:1.2",
             number=vmo[0].id,
             message=f"{entry.current.letters}/{entry.maximum.letters} at {entry.start:#x} of {vmo[0]} in {vmar[0]}",
+            data=about(entry) | {"vmspace": vmar[0].space.serial},
         )
     except BaseException:
         orders.close()

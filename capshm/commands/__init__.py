@@ -10,7 +10,7 @@ import cyclopts
 from rich.console import Console
 
 from capshm import CapshmError, __version__
-from capshm.commands import audit, caps, compare, doctor, explain, ps, record, report, run, vm
+from capshm.commands import audit, caps, compare, doctor, explain, ps, record, report, run, top, trace, vm
 
 app = cyclopts.App(
     name="capshm",
@@ -23,9 +23,11 @@ for verb in (
     run.run,
     record.record,
     ps.ps,
+    top.top,
     vm.vm,
     caps.caps,
     audit.app,
+    trace.trace,
     explain.explain,
     doctor.doctor,
 ):

@@ -87,7 +87,7 @@ def show(
     json_output
         Print one JSON document.
     """
-    records, findings = _read(file, machine)
+    records, findings = read(file, machine)
     filters.check(records)
     chosen = [each for each in records if filters.matches(each)]
     if json_output:
@@ -124,7 +124,7 @@ def check(
     json_output
         Print one JSON document.
     """
-    records, findings = _read(file, machine)
+    records, findings = read(file, machine)
     filters.check(records)
     found = [each for each in records if filters.matches(each)] if filters != _NO_FILTERS else []
     if json_output:
@@ -140,7 +140,7 @@ def check(
         sys.exit(3 if findings else 1)
 
 
-def _read(file: Path | None, machine: str | None) -> tuple[list[Audit], list[str]]:
+def read(file: Path | None, machine: str | None) -> tuple[list[Audit], list[str]]:
     """All records, and what is wrong with the file."""
     if file is None:
         with Observer(choose(machine)) as observer:

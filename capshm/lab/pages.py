@@ -23,7 +23,7 @@ _SPARE_PART = 5  # of a pool's frames, one in so many has no page
 def pointers_in_page(density: float | None) -> int:
     """How many of a page's granules hold a capability: so many percent of them, but one at least."""
     share = (DENSITY if density is None else density) / 100
-    return max(1, round(lib.DRIVER_PAGE_POINTERS * share))
+    return max(1, round(int(lib.DRIVER_PAGE_POINTERS) * share))
 
 
 class Heap:

@@ -36,7 +36,7 @@ needs {enough}. Wide intervals: the machine was busy; try again, or --repeats.
 crossed: capabilities that a process loaded with the tag that another had stored. rederived: values that came without,
 so that the program made a capability of its own from them. refused: calls that the policy refused. passes: revocations
 that gave a process memory to use again; small heaps have none. Counts of one run; where runs differed, the least and
-the most. Traces and churn share no memory, so nothing crosses in them.
+the most. Traces, churn and forkstorm share no memory, so nothing crosses in them.
 """
 
 

@@ -193,7 +193,7 @@ def test_a_rule_of_a_plug_in_is_known_where_it_occurs() -> None:
     """The audit knows the rules of its tables and those that its records have; no other, so that no typing mistake
     passes for an answer.
     """
-    seen = records.Audit(1, 0.0, 1, 1, "map", "guests", 0, False, "", 0, "")
+    seen = records.Audit(1, 0.0, 1, 1, "map", "guests", 0, False, "", 0, "", {})
     Filters(rule="guests").check([seen])
     for rule in ("host", "isolated", "cheribsd:F2", "F2", "1.D/3"):
         Filters(rule=rule).check([])
@@ -379,7 +379,7 @@ def test_doctor_finds_this_machine_well() -> None:
 
 def test_without_a_machine_the_verbs_say_so() -> None:
     """A machine that does not run is named in the error, and the exit status is 1."""
-    for words in (["ps"], ["vm", "1"], ["caps"], ["audit"]):
+    for words in (["ps"], ["vm", "1"], ["caps"], ["audit"], ["trace"], ["top", "--once"]):
         done = run(*words, machine="nowhere")
         assert (done.returncode, done.stdout) == (1, "")
         assert "'nowhere'" in done.stderr

@@ -214,7 +214,7 @@ def handed_over(ring: int, total: int, seed: int) -> int:
 Area: TypeAlias = CapabilityArea | PlainArea
 
 
-def rings_in(slots: Area, objects: Area, *, count: int = 2, capacity: int = COUNT) -> CData:
+def rings_in(slots: Area, objects: Area, *, count: int = 2, capacity: int = COUNT) -> "CData":
     """Rings whose objects are in another area; or behind them, if it is the same."""
     rings = ffi.new("struct driver_rings *")
     rings.slots, rings.objects, rings.count, rings.capacity = slots.driver, objects.driver, count, capacity
@@ -222,7 +222,7 @@ def rings_in(slots: Area, objects: Area, *, count: int = 2, capacity: int = COUN
     return rings
 
 
-def exchange(rings: CData, total: int, seed: int) -> list[Counts]:
+def exchange(rings: "CData", total: int, seed: int) -> list[Counts]:
     """Hand so many capabilities over through each of two rings; what the producer and the consumers have counted.
 
     They take them in two goes.
@@ -276,6 +276,31 @@ def test_impossible_rings_are_refused(plain: tuple[PlainArea, mmap.mmap]) -> Non
     assert lib.driver_produce(small, 1, 0, Counts().native) == lib.STATUS_INVALID
     assert lib.driver_consume(small, 0, 0, 1, Counts().native) == lib.STATUS_INVALID
     assert not any(memory[:])
+
+
+@pytest.mark.parametrize("pointers", [1, 26, lib.DRIVER_PAGE_POINTERS])
+def test_pages_hold_so_many_pointers(segment: Segment, seed: int, pointers: int) -> None:
+    """Evenly, each to the head of its page, where its number and key are; writing changes the key, and no place."""
+    page, root, counts = lib.DRIVER_PAGE_SIZE, segment.root, Counts()
+    area = CapabilityArea(root, GRAPH)
+
+    def tagged(number: int) -> list[int]:
+        return [place for place in range(page // 16) if root.load_capability(number * page + 16 * place).tag]
+
+    done(lib.driver_heap_fill(area.driver, 2, pointers, seed, counts.native))
+    places = [1 + which * 255 // pointers for which in range(pointers)]
+    for number in range(2):
+        assert tagged(number) == places
+        head = (root + number * page).with_exact_bounds(16)
+        assert all(root.load_capability(number * page + 16 * place) == head for place in places)
+        assert root.read(number * page, 16) == b"".join(
+            word.to_bytes(8, "little") for word in (number, chance(seed, number))
+        )
+    done(lib.driver_heap_touch(area.driver, 2, 1, pointers, seed, counts.native))
+    first = chance(seed, 1) % 2
+    assert counts.checksum == chance(seed, first)
+    assert root.read(first * page + 8, 8) == mixed(chance(seed, first)).to_bytes(8, "little")
+    assert [tagged(number) for number in range(2)] == [places, places]
 
 
 @pytest.mark.parametrize("loop", ["fill", "serve", "collect"])

@@ -55,7 +55,7 @@ def test_without_a_word_everything_is_run() -> None:
     assert policies.configurations[:2] == (PLAIN, machine("open"))
     assert {machine("cheribsd"), machine("isolated")} < set(policies.configurations)
     assert policies.references == ["plain", "open"]
-    assert [case.workload for case in revokers.cases] == ["churn"]
+    assert [case.workload for case in revokers.cases] == ["bufferpool", "churn"]
     assert revokers.configurations == (PLAIN, Configuration("cheribsd", "none"), machine("cheribsd"))
     assert revokers.references == ["plain", "none"]
 
@@ -232,7 +232,7 @@ def test_the_bundled_plan_asks_all_questions(tmp_path: Path, monkeypatch: pytest
     """By its name, unless a file has that name; within about ten minutes."""
     monkeypatch.chdir(tmp_path)
     plan = complete(Choice(), read(Path("questions")))
-    assert {case.workload for case in plan.cases} >= {"prefork", "trace", "churn"}
+    assert {case.workload for case in plan.cases} >= {"prefork", "trace", "bufferpool", "churn"}
     assert {axis for each in plan.comparisons for axis in each.axes} == set(AXES)
     assert {case.processes for case in plan.cases} > {None, 1, 8}
     assert {case.density for case in plan.cases} == {None, 1, 10, 100}

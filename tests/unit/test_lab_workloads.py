@@ -19,8 +19,10 @@ from capshm.lab.workloads import (
     LARGEST,
     PLAIN,
     SMALLEST,
+    bufferpool,
     churn,
     descriptors,
+    forkstorm,
     loader,
     messagebus,
     prefork,
@@ -41,11 +43,9 @@ def run_cell(**wanted: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(COMMAND, input=json.dumps(wanted), capture_output=True, text=True, check=False)
 
 
-def answer_of(
-    workload: str, policy: str, *, size: int = SIZE, seed: int = 7, revoker: str | None = None
-) -> dict[str, int]:
+def answer_of(workload: str, policy: str, *, size: int = SIZE, seed: int = 7, **others: object) -> dict[str, int]:
     """The counts of a cell, its checksum, and how many pauses it had; the times are only looked at."""
-    done = run_cell(workload=workload, policy=policy, size=size, seed=seed, trace=None, revoker=revoker)
+    done = run_cell(workload=workload, policy=policy, size=size, seed=seed, trace=None, **others)
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     assert set(answer) == {"wall_ns", "cpu_ns", "setup_ns", "pauses_ns", "counts", "checksum"}
@@ -133,6 +133,66 @@ def test_churn_is_revoked_where_there_is_a_revoker() -> None:
     assert met["pauses"] >= met["passes"] >= churn.WORKERS  # one that could not stop everybody is a pause as well
     assert met["tag_words"] == 4 * met["pages"]  # of objects in private memory, nothing else
     assert met["tags"] > met["cleared"] > 0
+
+
+@pytest.mark.slow
+def test_dense_churn_leaves_more_to_sweep() -> None:
+    """The same work, whatever share of the granules holds capabilities; that share of them is found."""
+    sparse, dense = (
+        answer_of("churn", "cheribsd", size=4 << 20, processes=1, density=density) for density in (None, 50)
+    )
+    assert [sparse[name] for name in ("operations", "checksum")] == [dense[name] for name in ("operations", "checksum")]
+    assert dense["tags"] > 10 * sparse["tags"]
+    assert dense["cleared"] > 10 * sparse["cleared"]
+
+
+@pytest.mark.slow
+def test_forkstorm_is_the_same_everywhere() -> None:
+    """Each process of the tree writes to its share of the pages as its ancestors have left them."""
+    expected = answer_of("forkstorm", PLAIN)
+    written = SIZE // 4096 // forkstorm.WRITTEN_PART
+    counts = {"operations": (1 + forkstorm.CHILDREN) * written, "forks": forkstorm.CHILDREN}
+    assert expected == counts | {"checksum": expected["checksum"]} | NO_PASS
+    assert answer_of("forkstorm", "cheribsd") == expected
+    alone = answer_of("forkstorm", PLAIN, processes=1)
+    assert (alone["operations"], alone["forks"]) == (2 * written, 1)
+    assert answer_of("forkstorm", "cheribsd", processes=1, density=100) == answer_of(
+        "forkstorm", PLAIN, processes=1, density=100
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("density", [None, 100])
+def test_bufferpool_is_revoked_where_it_belongs_to_somebody(density: float | None) -> None:
+    """Each turn ends with a pass, which finds every pointer of the emptied frames, and takes it.
+
+    Under the policy "open" objects are nobody's: there is nothing to sweep.
+    """
+    frames = SIZE // 4096 // 5 * 5
+    emptied = bufferpool.TURNS * frames // 5
+    reads = bufferpool.READERS * bufferpool.TURNS * bufferpool.ROUNDS * (frames - frames // 5)
+    pointers = 26 if density is None else 255
+    plain = answer_of("bufferpool", PLAIN, density=density)
+    work = {"operations": reads + emptied, "forks": bufferpool.READERS, "checksum": plain["checksum"], "refused": 0}
+    assert plain == work | {"crossed": 0, "rederived": 0, "passes": 0} | NO_PASS
+    unswept = answer_of("bufferpool", "cheribsd", density=density, revoker="none")
+    assert unswept == plain | {"rederived": 2 * reads}
+    swept = answer_of("bufferpool", "cheribsd", density=density)
+    met = {name: swept[name] for name in NO_PASS}
+    assert swept == unswept | met | {"passes": bufferpool.TURNS, "cleared": emptied * pointers}
+    assert met["pauses"] >= bufferpool.TURNS  # one that could not stop everybody is made again
+    assert met["tags"] >= bufferpool.TURNS * frames * pointers
+    assert met["tag_words"] == 4 * met["pages"] >= 4 * bufferpool.TURNS * frames
+    nobodys = answer_of("bufferpool", "open", density=density)
+    assert (nobodys["crossed"], nobodys["passes"], nobodys["cleared"]) == (2 * reads, bufferpool.TURNS, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["prefork", "ring", "zygote", "messagebus", "bufferpool", "churn"])
+def test_a_cell_has_the_processes_that_it_is_told(workload: str) -> None:
+    """As many as are wanted, in the smallest cell too; those that they work for come on top."""
+    others = {"ring": 1, "messagebus": messagebus.TOPICS}.get(workload, 0)
+    assert answer_of(workload, PLAIN, size=SMALLEST, processes=17)["forks"] == 17 + others
 
 
 @pytest.mark.slow
@@ -334,6 +394,21 @@ def test_crew_tells_who_has_failed() -> None:
             with pytest.raises(CellFailed, match=f"process [0-9]+ of the cell {how}"):
                 crew.wait()
         wait_until_alone()
+
+
+@pytest.mark.slow
+@isolated()
+def test_crew_waits_for_a_descriptor_or_a_death() -> None:
+    """Whoever waits for its children's word gets it, though others have ended well, and fails where one has not."""
+    word = os.eventfd(0)
+    with Crew(3) as crew:
+        crew.fork(lambda: None)
+        crew.fork(lambda: os.eventfd_write(word, 7))
+        crew.wait_for_readable(word)
+        assert os.eventfd_read(word) == 7
+        crew.fork(lambda: os._exit(3))
+        with pytest.raises(CellFailed, match="ended with status 3"):
+            crew.wait_for_readable(word)
 
 
 @pytest.mark.slow

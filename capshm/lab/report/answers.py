@@ -122,7 +122,7 @@ def _growth(runs: Sequence[Run]) -> Answer:
         said,
         ("case", "configuration", "from, to", "median pause from", "to", "growth for twice as much"),
         rows,
-        "capshm compare --workloads churn --policies cheribsd --revokers none stop-the-world --processes 1 4 16",
+        "capshm compare --workloads bufferpool --policies cheribsd --revokers none stop-the-world --processes 1 4 16",
     )
 
 

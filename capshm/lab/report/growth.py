@@ -28,7 +28,7 @@ from capshm.lab.table import duration, size
 
 MISSING = Missing(
     "How pauses and times grow",
-    "capshm compare --workloads churn --policies cheribsd --revokers none stop-the-world --processes 1 4 16",
+    "capshm compare --workloads bufferpool --policies cheribsd --revokers none stop-the-world --processes 1 4 16",
 )
 
 Place: TypeAlias = tuple[int, int]

@@ -15,51 +15,69 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capshm.lab.crew import Moment
 from capshm.lab.pages import Pool
 
 if TYPE_CHECKING:
     from capshm.lab.cell import Setting
+    from capshm.lab.crew import Crew
 
 DEFAULT_SIZE = 4 << 20
 FREES_MEMORY = True
 PROCESSES = range(1, 257)
 TAKES_DENSITY = True
 READERS = 4
-ROUNDS = 24  # that each reader reads everything
-TURNS = 12  # that all spare frames are used up, and a pass made
+TURNS = 12  # in each all spare frames are used up, and a pass made
+ROUNDS = 2  # that a reader reads everything in a turn
+
+
+class Turns:
+    """Where readers wait for the owner at the begin of each turn; made before they are forked."""
+
+    def __init__(self, crew: Crew, readers: int) -> None:
+        self._crew, self._readers = crew, readers
+        self._ready = os.eventfd(0, os.EFD_CLOEXEC)
+        # Two, since a quick reader may wait for the next turn before a slow one has seen that this one has begun.
+        self._begun = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE) for _ in range(2)]
+
+    def wait_for(self, turn: int) -> None:
+        """In a reader: return when the turn begins."""
+        os.eventfd_write(self._ready, 1)
+        os.eventfd_read(self._begun[turn % 2])
+
+    def begin(self, turn: int) -> None:
+        """In the owner: begin the turn when all readers wait for it. CellFailed: one has ended before."""
+        ready = 0
+        while ready < self._readers:
+            self._crew.wait_for_readable(self._ready)
+            ready += os.eventfd_read(self._ready)
+        os.eventfd_write(self._begun[turn % 2], self._readers)
+
+    def close(self) -> None:
+        """No more."""
+        for descriptor in (self._ready, *self._begun):
+            os.close(descriptor)
 
 
 def run(setting: Setting) -> None:
-    """All readers begin when there are all of them, and stay until the last page has been replaced.
-
-    Each turn comes when so much has been read, so that the others read on meanwhile.
-    """
+    """In each turn all readers read while the owner replaces pages and revokes; none leaves before the last ends."""
     crew, readers = setting.crew, setting.processes or READERS
     crew.counted = (*crew.counted, "passes")
     pool = Pool(setting.world, crew, setting.size, setting.seed, setting.density)
-    begin, end = Moment(), Moment()
-    steps = os.eventfd(0, os.EFD_CLOEXEC)  # that readers have made, and that were not looked at
+    turns = Turns(crew, readers)
 
     def read(reader: int) -> None:
-        os.eventfd_write(steps, 1)
-        begin.wait()
-        for turn in range(ROUNDS):
-            pool.read(setting.seed + reader * ROUNDS + turn)
-            os.eventfd_write(steps, 1)
-        end.wait()
+        for turn in range(TURNS):
+            turns.wait_for(turn)
+            for number in range(ROUNDS):
+                pool.read(setting.seed + (reader * TURNS + turn) * ROUNDS + number)
+        turns.wait_for(TURNS)
 
     with setting.measured():
         for reader in range(readers):
             crew.fork(partial(read, reader))
-        made = 0
         for turn in range(TURNS):
-            while made < readers + turn * readers * ROUNDS // TURNS:
-                crew.wait_for_readable(steps)
-                made += os.eventfd_read(steps)
-            if turn == 0:
-                begin.come()
+            turns.begin(turn)
             pool.replace()
-        end.come()
+        turns.begin(TURNS)
         crew.wait()
-    os.close(steps)
+    turns.close()
