@@ -156,11 +156,9 @@ def test_the_answers_are_those_of_the_figures(tmp_path: Path) -> None:
     assert revocation.said == []
     assert "--scopes vmspace machine" in revocation.command
     factors = [float(factor) for factor in re.findall(r"× ([\d.]+)", grown.said[0])]
+    assert "[" in grown.said[0]
     assert factors == pytest.approx([2] * len(factors), abs=0.2)
-    assert stoppers.said == [
-        "gate has the shortest pauses in 2 of 2 comparisons.",
-        "In 2 of 2 its interval lies below those of the others.",
-    ]
+    assert stoppers.said == ["gate has the shortest pauses in 2 of 2 comparisons: its interval lies below the others'."]
 
 
 def test_permutation_tests_know_chance() -> None:

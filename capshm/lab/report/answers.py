@@ -16,7 +16,10 @@ from capshm.lab.report.growth import OUTCOMES, VARIABLES
 from capshm.lab.report.runs import Run, distinguish
 from capshm.lab.statistics import Median, Overhead
 from capshm.lab.summary import Line, Span
-from capshm.lab.table import overhead
+from capshm.lab.table import overhead, significant
+
+_USELESS = 1.0
+"""A difference of which it says little that none so large was seen."""
 
 Row: TypeAlias = tuple[str, ...]
 
@@ -49,7 +52,7 @@ def _owner_binding(runs: Sequence[Run]) -> Answer:
     ]
     return Answer(
         "What does owner binding cost a prefork server?",
-        [f"{run.described(line.case)}: {_words(line.over['open'])} under open." for run, line in found],
+        [f"{run.described(line.case)}: {_words([line.over['open']], 'under open')}" for run, line in found],
         ("case", "time over open", *_carrying(counts)),
         [(run.described(line.case), overhead(line.over["open"]), *_counts(line, counts)) for run, line in found],
         "capshm compare --workloads prefork --policies open cheribsd",
@@ -69,7 +72,7 @@ def _revocation(runs: Sequence[Run]) -> Answer:
     for scope, reach in reaches.items():
         overs = [line.over["none"] for _, line in found if line.configuration.scope == scope]
         if overs:
-            said.append(f"Revocation {reach} takes {_range(overs)} as long as the same without revocation.")
+            said.append(f"Revocation {reach}: {_words(overs, 'without revocation')}")
     return Answer(
         "What do machine-wide revocation and that of one address space cost, on real traces and a real memory image?",
         said,
@@ -112,11 +115,9 @@ def _growth(runs: Sequence[Run]) -> Answer:
                         )
                     )
         if slopes:
-            factors = sorted(2**slope.value for slope in slopes)
-            said.append(
-                f"Twice as many {variable.words} make a pause "
-                f"{_from_to(f'× {factors[0]:.3g}', f'× {factors[-1]:.3g}')} as long."
-            )
+            least, most = (choose(slopes, key=lambda slope: slope.value) for choose in (min, max))
+            factors = _from_to(growth.steepness(least), growth.steepness(most))
+            said.append(f"Twice as many {variable.words} make a pause {factors} as long.")
     return Answer(
         "How does a pause grow with processes and with density?",
         said,
@@ -128,13 +129,14 @@ def _growth(runs: Sequence[Run]) -> Answer:
 
 def _stoppers(runs: Sequence[Run]) -> Answer:
     rows = []
-    least: dict[str, int] = {}
-    clear = 0
+    total = 0
+    ahead: dict[str, int] = {}
     for run, comparison in _comparisons(runs):
         for case, rivals in _rivals(run, comparison):
             first, *others = sorted(rivals, key=lambda each: rivals[each].value)
-            least[first.stopper or ""] = least.get(first.stopper or "", 0) + 1
-            clear += all(growth.is_below(rivals[first], rivals[each]) for each in others)
+            total += 1
+            if all(growth.is_below(rivals[first], rivals[each]) for each in others):
+                ahead[first.stopper or ""] = ahead.get(first.stopper or "", 0) + 1
             names = distinguish(comparison.configurations)
             overs = {line.configuration: line.over["gate"] for line in _lines(run, "gate") if line.case == case}
             for each, pause in rivals.items():
@@ -146,13 +148,12 @@ def _stoppers(runs: Sequence[Run]) -> Answer:
                         overhead(overs[each]) if each in overs else "",
                     )
                 )
-    total = sum(least.values())
     said = [
-        f"{stopper} has the shortest pauses in {count} of {total} comparisons."
-        for stopper, count in sorted(least.items(), key=lambda item: -item[1])
+        f"{stopper} has the shortest pauses in {count} of {total} comparisons: its interval lies below the others'."
+        for stopper, count in sorted(ahead.items(), key=lambda item: -item[1])
     ]
-    if said:
-        said.append(f"In {clear} of {total} its interval lies below those of the others.")
+    if open_ones := total - sum(ahead.values()):
+        said.append(f"In {open_ones} of {total} comparisons intervals overlap, so that no stopper is ahead.")
     return Answer(
         "Which of the three stoppers disturbs least?",
         said,
@@ -183,19 +184,21 @@ def _lines(run: Run, reference: str) -> Iterator[Line]:
     return iter(found.values())
 
 
-def _words(found: Overhead) -> str:
-    """What a ratio says, in front of what it is a ratio to."""
-    if found.interval is None:
-        return f"{overhead(found).partition(' [')[0]} as long, of too few rounds for an interval, as"
-    if not found.is_seen:
-        return f"no difference was seen ({overhead(found).removeprefix('none seen, ')}, which would have been) from"
-    return f"{overhead(found)} as long as"
-
-
-def _range(found: Sequence[Overhead]) -> str:
-    """Of several ratios."""
-    least, most = (choose(found, key=lambda each: each.ratio) for choose in (min, max))
-    return _from_to(overhead(least), overhead(most))
+def _words(found: Sequence[Overhead], reference: str) -> str:
+    """What ratios of several cases say."""
+    seen = sorted((each for each in found if each.is_seen), key=lambda each: each.ratio)
+    judged = [each.smallest for each in found if not each.is_seen and each.smallest is not None]
+    parts = []
+    if seen:
+        parts.append(f"{_from_to(overhead(seen[0]), overhead(seen[-1]))} as long as {reference}.")
+    if judged:
+        where = f" in {len(judged)} of {len(found)} cases" if len(found) > 1 else ""
+        parts.append(f"No difference was seen{where}; one of {significant(100 * max(judged))} % would have been.")
+        if max(judged) > _USELESS:
+            parts.append("The machine was too busy to tell less: repeat it on a quiet one, or with more rounds.")
+    if len(seen) + len(judged) < len(found):
+        parts.append("Of too few rounds for an interval, nothing is said.")
+    return " ".join(parts)
 
 
 def _from_to(low: str, high: str) -> str:
