@@ -43,7 +43,7 @@ CORE := $(MADE)/core
 
 # What lint reads, as far as it is there.
 PYTHON_TREES := $(wildcard capshm tests bench native docs examples)
-C_TREES := $(wildcard native tests/native bench)
+C_TREES := $(wildcard native tests bench examples)
 
 .DEFAULT_GOAL := help
 .PHONY: help test compare bench pictures lint lint-python lint-types lint-format lint-compilers asan soak clean
@@ -80,7 +80,7 @@ $(TOOLS): $(MADE)/venv requirements/dev.txt
 	@mv $@.new $@
 
 # The folder itself stands for files that came or went. Python sources need no step: the install points at them.
-$(CORE): $(TOOLS) pyproject.toml native $(wildcard native/* native/*/*)
+$(CORE): $(TOOLS) pyproject.toml native $(wildcard native/* native/*/* native/*/*/*)
 	@echo '== building the core'
 	@touch $@.new
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .

@@ -29,9 +29,8 @@ from capshm.permissions import Permissions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
-
-    from capshm.lab.notebook import Loaded
+    from capshm._library import get_include, get_library_dir
+    from capshm.lab.notebook import load
     from capshm.machine import Machine
 
 __all__ = [
@@ -60,29 +59,27 @@ __all__ = [
     "current",
     "encoding",
     "errors",
+    "get_include",
+    "get_library_dir",
     "load",
     "sealing_root",
 ]
 
 
-def load(folder: "str | os.PathLike[str]") -> "Loaded":
-    """What `capshm compare` has left in a results folder, for a notebook: rows, columns, a frame, the table.
-
-    ResultsError: it is no results folder, or not to be read. A process that uses it should not be in a machine: it
-    brings libraries that may have threads.
-    """
-    from pathlib import Path  # only here, as all that follows: a program that only attaches must start quickly
-
-    from capshm.lab.notebook import Loaded
-
-    return Loaded(Path(folder))
+_LATE = {
+    "Machine": "capshm.machine",
+    "get_include": "capshm._library",
+    "get_library_dir": "capshm._library",
+    "load": "capshm.lab.notebook",
+}
+"""Imported when they are first asked for: a program that only attaches must start quickly."""
 
 
 def __getattr__(name: str) -> object:
-    """`Machine` when it is first asked for: a program that only attaches must start quickly."""
-    if name != "Machine":
+    if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    global Machine
-    from capshm.machine import Machine
+    from importlib import import_module
 
-    return Machine
+    value: object = getattr(import_module(_LATE[name]), name)
+    globals()[name] = value
+    return value

@@ -184,6 +184,7 @@ class Service:
             "record": member.part.record,
             "policy": settings.policy,
             "isa": settings.isa,
+            "arena_start": ARENA_START,
             "arena_size": settings.arena_size,
             "faults": settings.faults,
             "hardened": settings.hardened,

@@ -10,7 +10,7 @@ import cyclopts
 from rich.console import Console
 
 from capshm import CapshmError, __version__
-from capshm.commands import audit, caps, compare, doctor, explain, ps, record, report, run, top, trace, vm
+from capshm.commands import audit, caps, compare, config, doctor, explain, ps, record, report, run, top, trace, vm
 
 app = cyclopts.App(
     name="capshm",
@@ -30,6 +30,7 @@ for verb in (
     trace.trace,
     explain.explain,
     doctor.doctor,
+    config.config,
 ):
     app.command(verb)
 

@@ -71,7 +71,8 @@ def compare(
     Each runs in fresh processes, as often as --repeats says: a round runs every one once, in a random order. Overheads
     are medians of the rounds' ratios with 95 % intervals; where nothing was seen the table says how small a difference
     would have been, 95 times in 100. Results go to a folder as they come, and Ctrl-C keeps what is there:
-    manifest.json, results.jsonl, results.sqlite (tables run, cells, counts, failures, canary, machines) and table.txt.
+    manifest.json, results.jsonl, table.txt, and results.sqlite with the tables run, cells, counts, pauses, failures,
+    canary and machines.
     --resume goes on with a folder that Ctrl-C, a kill or a power cut has left, --merge makes one folder of several.
     Figures of different machines or versions compare nothing, so all of a folder are of one kind of machine.
 

@@ -36,6 +36,7 @@ def run(plan: Plan, folder: Path, measure: Measure, *, cluster: str | None, is_f
 def resume(folder: Path, measure: Measure, *, cluster: str | None, is_retrying: bool, is_json: bool) -> int:
     """Run what an interruption has left of a plan, and print all."""
     plan = results.read(folder).manifest.plan
+    _check_there(plan)
     with _places(cluster, plan) as found:
         filled, held = filling.Results.resume(folder, [place.facts for place in found], is_retrying=is_retrying)
         with filled:
@@ -83,6 +84,17 @@ def show_plan(plan: Plan, *, is_json: bool) -> None:
             print(f"      {workloads.describe(case.workload)[0]}")
         print()
     print(f"about {table.duration(plan.seconds * 1e9)} on two slow processors")
+
+
+def _check_there(plan: Plan) -> None:
+    """CapshmError: a workload or a file of the plan is gone since it was made."""
+    for case in plan.cases:
+        try:
+            workloads.find(case.workload)
+        except ValueError as error:
+            raise CapshmError(f"the plan cannot be gone on with: {error}") from error
+        if gone := [path for path in case.files if not Path(path).exists()]:
+            raise CapshmError(f"the plan cannot be gone on with: {', '.join(gone)} is gone")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import dask
 from distributed import Client, Status, get_worker
+from distributed.comm.addressing import normalize_address, resolve_address
 
 from capshm.errors import CapshmError
 from capshm.lab import facts, measuring
@@ -44,6 +45,7 @@ def connect(address: str, plan: Plan) -> Iterator[list[Place]]:
     """The workers of the scheduler at that address. ClusterError: there are none, or not such as the plan needs."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it the runner says itself
     try:
+        resolve_address(normalize_address(address))  # a client that could not even begin would say so twice, and hang
         client = Client(address, timeout=_CONNECTING, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ClusterError(f"there is no scheduler at {address}: {error}") from error

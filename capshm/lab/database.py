@@ -5,6 +5,7 @@
               revoker, stopper, scope, seed, machine, wall_ns, cpu_ns, setup_ns,
               checksum
     counts    cell, name, value                                              operations, crossed, passes, ...
+    pauses    cell, number, nanoseconds                                      of each pass, in their order
     failures  round, workload, size, trace, processes, density, policy,      a row a cell that has failed
               revoker, stopper, scope, seed, machine, message
     canary    round, machine, microseconds
@@ -43,6 +44,7 @@ CREATE TABLE cells (
     checksum TEXT NOT NULL -- hexadecimal, since a number of SQL has 63 bits
 );
 CREATE TABLE counts (cell INTEGER NOT NULL REFERENCES cells, name TEXT NOT NULL, value INTEGER NOT NULL);
+CREATE TABLE pauses (cell INTEGER NOT NULL REFERENCES cells, number INTEGER NOT NULL, nanoseconds INTEGER NOT NULL);
 CREATE TABLE failures (
     round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
     processes INTEGER, density REAL,
@@ -83,6 +85,8 @@ def _fill(connection: sqlite3.Connection, manifest: Manifest, records: Iterable[
                 row = _insert(connection, "cells", None, number, *_key(cell), *told)
                 counts = [(row, name, value) for name, value in result.counts.items()]
                 connection.executemany("INSERT INTO counts VALUES (?, ?, ?)", counts)
+                pauses = [(row, place, nanoseconds) for place, nanoseconds in enumerate(result.pauses_ns, 1)]
+                connection.executemany("INSERT INTO pauses VALUES (?, ?, ?)", pauses)
             case Failed(round=number, cell=cell, message=message, machine=machine):
                 _insert(connection, "failures", number, *_key(cell), machine, message)
             case Canary(round=number, microseconds=microseconds, machine=machine):

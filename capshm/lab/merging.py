@@ -23,16 +23,17 @@ def merge(folders: Sequence[Path]) -> tuple[Manifest, list[Record]]:
     found = [(folder, read(folder)) for folder in folders]
     first = found[0][1].manifest
     records: list[Record] = []
-    origins: dict[tuple[Cell, int, int, int], Path] = {}
+    origins: dict[tuple[Cell, int, int, int], int] = {}
     rounds = machines = timeout = 0
-    for folder, each in found:
+    for place, (folder, each) in enumerate(found):
         _check_comparable(folders[0], first, folder, each)
         records += [Another(machines + number, facts) for number, facts in each.machines.items() if machines + number]
         cells = [record for record in each.records if isinstance(record, Measured | Failed)]
         numbers = {old: new for new, old in enumerate(sorted({cell.round for cell in cells}), rounds + 1)}
         for record in each.records:
-            if isinstance(record, Measured):
-                _check_origin(origins, record, folder)
+            if isinstance(record, Measured) and (origin := _origin(origins, record, place)) != place:
+                where = f"{folders[origin]} and {folder}"
+                raise ResultsError(f"{where} hold the same cells, to the nanosecond: one is a copy of the other")
             if not isinstance(record, Another) and record.round in numbers:
                 own = {"round": numbers[record.round], "machine": machines + record.machine}
                 records.append(msgspec.structs.replace(record, **own))
@@ -56,8 +57,7 @@ def _check_comparable(origin: Path, first: Manifest, folder: Path, found: Found)
     check_alike(where, first.facts, found.manifest.facts)
 
 
-def _check_origin(origins: dict[tuple[Cell, int, int, int], Path], record: Measured, folder: Path) -> None:
+def _origin(origins: dict[tuple[Cell, int, int, int], int], record: Measured, place: int) -> int:
+    """The place of the folder in which this cell with these times was found first."""
     result = record.result
-    origin = origins.setdefault((record.cell, result.wall_ns, result.cpu_ns, result.setup_ns), folder)
-    if origin is not folder:
-        raise ResultsError(f"{origin} and {folder} hold the same cells, to the nanosecond: one is a copy of the other")
+    return origins.setdefault((record.cell, result.wall_ns, result.cpu_ns, result.setup_ns), place)

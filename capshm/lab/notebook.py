@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -91,6 +92,15 @@ class Loaded:
     def _repr_html_(self) -> str:
         shown = self.table if self.rows else "no cell has finished"
         return f"<p><code>{html.escape(repr(self))}</code></p><pre>{html.escape(shown)}</pre>"
+
+
+def load(folder: str | os.PathLike[str]) -> Loaded:
+    """What `capshm compare` has left in a results folder, for a notebook: rows, columns, a frame, the table.
+
+    ResultsError: it is no results folder, or not to be read. A process that uses it should not be in a machine: it
+    brings libraries that may have threads.
+    """
+    return Loaded(Path(folder))
 
 
 def _row(record: Measured, canary: float | None) -> Row:

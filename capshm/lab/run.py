@@ -7,6 +7,7 @@ another. Ctrl-C ends the cells that run, and everything that they have started; 
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -119,7 +120,7 @@ def _outcome(future: Future[Record], place: Place) -> Record | None:
         return None
     try:
         return future.result()
-    except BaseException:
+    except (Exception, asyncio.CancelledError):
         if place.is_there():
             raise
         return None

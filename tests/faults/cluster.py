@@ -1,6 +1,6 @@
 """A dask cluster of this machine: `python -m tests.faults.cluster WORKERS` until standard input ends.
 
-It prints a line of JSON: the scheduler's address, and the pids of the workers by theirs.
+It prints a line of JSON: the scheduler's address, and the pids of the workers.
 """
 
 import json
@@ -18,7 +18,7 @@ def main() -> None:
         dashboard_address=None,
         worker_dashboard_address=None,
     ) as cluster:
-        workers = {str(nanny.worker_address): nanny.pid for nanny in cluster.workers.values()}
+        workers = [nanny.pid for nanny in cluster.workers.values()]
         print(json.dumps({"address": cluster.scheduler_address, "workers": workers}), flush=True)
         sys.stdin.read()
 

@@ -4,13 +4,14 @@ What has finished is kept, and no process is left: `scene` waits until this sess
 """
 
 import os
+import random
 import resource
 import select
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,12 @@ from typing import NamedTuple
 import pytest
 
 from capshm.lab import results
-from capshm.lab.results import Canary, Failed, Measured, Record
+from capshm.lab.results import Failed, Measured, Record
 from tests.faults import plugins
 from tests.faults.isolation import isolated
 from tests.faults.residue import wait_until_alone
 
-WORKS, HANGS, RAISES, DIES, STRAYS, TALKS, DIFFERS, LISTENS = range(1 << 16, (1 << 16) + 8)
+WORKS, HANGS, RAISES, DIES, STRAYS, TALKS, DIFFERS, LISTENS, BEGINS = range(1 << 16, (1 << 16) + 9)
 SIZES = {
     "WORKS": WORKS,
     "HANGS": HANGS,
@@ -34,7 +35,9 @@ SIZES = {
     "TALKS": TALKS,
     "DIFFERS": DIFFERS,
     "LISTENS": LISTENS,
+    "BEGINS": BEGINS,
 }
+COMMAND = [sys.executable, "-P", "-m", "capshm", "compare"]
 PLUGIN = """
 '''Works, or does something else: its size says what.'''
 
@@ -69,6 +72,8 @@ def run(setting):
                 print(os.getpid(), os.getppid(), file=told)
             while True:
                 signal.pause()
+        if setting.size == {BEGINS}:
+            os.write(os.open({fifo!r}, os.O_WRONLY), b"!")
         if setting.size == {DIFFERS}:
             setting.crew.counts.checksum = os.getpid()
         sum(range(10_000))
@@ -100,12 +105,17 @@ class Scene:
         self._policy = policy
         self._fifo = folder / "fifo"
         os.mkfifo(self._fifo)
-        self._environment = plugins.install(folder, PLUGIN.format(**SIZES, fifo=str(self._fifo)), workloads="toy")
+        self.environment = plugins.install(folder, PLUGIN.format(**SIZES, fifo=str(self._fifo)), workloads="toy")
 
     def start(
-        self, *sizes: int, repeats: int = 2, timeout: int = 600, limit: int = resource.RLIM_INFINITY
+        self,
+        *sizes: int,
+        repeats: int = 2,
+        timeout: int = 600,
+        limit: int = resource.RLIM_INFINITY,
+        options: Sequence[str] = (),
     ) -> subprocess.Popen[str]:
-        """timeout: seconds. limit: bytes that any file may have."""
+        """timeout: seconds. limit: bytes that any file may have. options: more of them."""
         words = [
             "--workloads",
             "toy",
@@ -118,9 +128,16 @@ class Scene:
             "--timeout",
             str(timeout),
         ]
+        return self._start([*words, *options, "--output", str(self.results)], limit)
+
+    def start_again(self) -> subprocess.Popen[str]:
+        """Go on with what was cut short."""
+        return self._start(["--resume", str(self.results)], resource.RLIM_INFINITY)
+
+    def _start(self, words: list[str], limit: int) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "capshm", "compare", *words, "--output", str(self.results)],
-            env=self._environment,
+            [*COMMAND, *words],
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -144,11 +161,11 @@ class Scene:
                 count -= len(fifo.read(count))
 
     @contextmanager
-    def unheard(self) -> Iterator[None]:
-        """Inside, whoever says that it hangs need not wait until somebody hears it."""
-        reader = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK)
+    def unheard(self) -> Iterator[int]:
+        """Inside, whoever says something need not wait until somebody hears it; a descriptor to hear it."""
+        reader = os.open(self._fifo, os.O_RDWR | os.O_NONBLOCK)  # it is never at its end
         try:
-            yield
+            yield reader
         finally:
             os.close(reader)
 
@@ -159,8 +176,8 @@ class Scene:
 
     def show(self) -> Done:
         """What the command shows of the folder afterwards."""
-        command = [sys.executable, "-P", "-m", "capshm", "compare", "--show", str(self.results)]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        command = [*COMMAND, "--show", str(self.results)]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         return Done(done.returncode, done.stdout, done.stderr)
 
     def records(self) -> list[Record]:
@@ -238,6 +255,55 @@ def test_when_the_runner_is_killed_its_cell_goes_too() -> None:
 
 @pytest.mark.slow
 @isolated(bound=250)
+def test_a_killed_run_is_gone_on_with() -> None:
+    """Killed in any of its cells: what has finished stays, and afterwards every cell is there once."""
+    check_going_on(kills=1, rounds=1)
+
+
+@pytest.mark.soak
+@isolated(bound=2500)
+def test_a_run_that_is_killed_again_and_again_is_gone_on_with() -> None:
+    """The same, often."""
+    for _ in range(10):
+        check_going_on(kills=3, rounds=2)
+
+
+def check_going_on(kills: int, rounds: int) -> None:
+    """Kill the runner so often, each time in a cell that chance chooses; then go on to the end."""
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    choose = random.Random(seed)
+    with scene() as here, here.unheard() as heard:
+        kept: list[Record] = []
+        left = cells = 2 * rounds  # plain, and the policy
+        while kills and left:
+            kills -= 1
+            runner = here.start_again() if kept else here.start(BEGINS, repeats=rounds)
+            for _ in range(choose.randint(1, left)):
+                select.select([heard], [], [])
+                os.read(heard, 1)
+            runner.kill()
+            here.end(runner)
+            wait_until_alone()
+            if select.select([heard], [], [], 0)[0]:
+                os.read(heard, left)  # of a cell that began meanwhile
+            found = results.read(here.results)
+            assert found.records[: len(kept)] == kept
+            kept = found.records
+            left = cells - sum(isinstance(each, Measured) for each in kept)
+        done = here.end(here.start_again())
+        assert done.status == 0
+        assert "going on in" in done.messages
+        records = here.records()
+        assert records[: len(kept)] == kept
+        plan = results.read(here.results).manifest.plan
+        ended = sorted((each.round, plan.cells.index(each.cell)) for each in records if isinstance(each, Measured))
+        assert ended == [(1 + turn, place) for turn in range(rounds) for place in range(2)]
+        assert here.show() == Done(0, done.output, "")
+
+
+@pytest.mark.slow
+@isolated(bound=250)
 def test_cells_that_fail_are_told_and_the_others_run() -> None:
     """Status 3; each failure with the cell's own words, or with the signal that ended it."""
     with scene() as here:
@@ -279,11 +345,11 @@ def test_cells_that_have_done_different_work_are_told() -> None:
 @pytest.mark.slow
 @isolated(bound=250)
 def test_a_cell_that_hangs_is_ended_after_its_time() -> None:
-    """It has failed, nothing of it is left, and the next one runs; also if it was slow to begin."""
+    """It has failed, nothing of it is left, and the run goes on; also if it was slow to begin."""
     with scene() as here, here.unheard():
-        done = here.end(here.start(HANGS, repeats=1, timeout=2))
+        done = here.end(here.start(HANGS, WORKS, repeats=1, timeout=2))
         assert done.status == 3
-        cells = [record for record in here.records() if not isinstance(record, Canary)]
+        cells = [record for record in here.records() if isinstance(record, Measured | Failed)]
         assert sorted(each.cell.case.size for each in cells) == [WORKS, WORKS, HANGS, HANGS]
         # On a machine that is busy enough, what works may take as long.
         failures = {each.cell: each.message for each in cells if isinstance(each, Failed)}

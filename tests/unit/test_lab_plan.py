@@ -5,10 +5,12 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from capshm._native import lib
+from capshm.commands.compare import compare
 from capshm.lab import trace, workloads
 from capshm.lab.choice import Choice, PlanError, choose, read
 from capshm.lab.comparison import AXES, Case, Comparison, Configuration
@@ -424,13 +426,8 @@ def test_a_dry_run_shows_cells_and_time(tmp_path: Path) -> None:
     ("arguments", "named"),
     [
         (["--sizes", "1", "--dry-run"], "sizes"),
-        (["--densities", "1", "101"], "densities"),
         (["--workloads", "loader", "--processes", "4"], "has its own processes"),
         (["--readme", "README.md"], "--show"),
-        (["--retry-failed"], "--resume"),
-        (["--show", "run", "--repeats", "3", "--quick"], "--show does not go with --quick, --repeats"),
-        (["--resume", "run", "--workloads", "ring"], "--resume does not go with --workloads"),
-        (["--merge", "run", "other", "--show", "run"], "does not go with"),
         (["--sizes", "many"], "--sizes"),
         (["--repeats", "0"], "repeats"),
         (["--workloads", "rnig"], "did you mean 'ring'"),
@@ -449,6 +446,26 @@ def test_wrong_command_lines_are_refused(tmp_path: Path, arguments: list[str], n
     assert named in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"show": "run", "repeats": 3, "quick": True}, "--show does not go with --quick, --repeats"),
+        ({"resume": "run", "workloads": ["ring"]}, "--resume does not go with --workloads"),
+        ({"merge": ["run", "other"], "show": "run"}, "--show does not go with --merge"),
+        ({"merge": ["run", "other"], "cluster": "tcp://a:1"}, "--merge does not go with --cluster"),
+        ({"retry_failed": True}, "--retry-failed goes on with results: name their folder by --resume"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    capsys: pytest.CaptureFixture[str], given: dict[str, Any], message: str
+) -> None:
+    """Status 2, naming those that are too many; nothing is ignored."""
+    with pytest.raises(SystemExit) as raised:
+        compare(**given)
+    assert raised.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -23,7 +23,9 @@ RECORDS: list[Record] = [
     Canary(1, 0.15),
     Another(1, ANOTHER),
     Measured(1, Cell(CASE, PLAIN, 5), Result(100, 90, 20, {"operations": 7, "crossed": 0}, 11)),
-    Measured(1, Cell(TRACED, OPEN, 5), Result(200, 190, 30, {"operations": 9, "crossed": 4}, (1 << 64) - 1), 1),
+    Measured(
+        1, Cell(TRACED, OPEN, 5), Result(200, 190, 30, {"operations": 9, "crossed": 4}, (1 << 64) - 1, [50, 40]), 1
+    ),
     Failed(1, Cell(CASE, OPEN, 5), "CellFailed: a worker\nwas killed: “±”"),
     Canary(2, None),
 ]
@@ -221,6 +223,7 @@ def test_sql_has_the_same(tmp_path: Path) -> None:
             ),
         ]
         assert ask("SELECT cell, value FROM counts WHERE name = 'crossed' ORDER BY cell").fetchall() == [(1, 0), (2, 4)]
+        assert ask("SELECT * FROM pauses").fetchall() == [(2, 1, 50), (2, 2, 40)]
         assert ask("SELECT policy, revoker, stopper, scope, message FROM failures").fetchall() == [
             ("open", "stop-the-world", "gate", "vmspace", "CellFailed: a worker\nwas killed: “±”")
         ]
