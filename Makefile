@@ -26,10 +26,10 @@ PYTEST_ARGS ?=
 # with several threads, and the sanitizer's allocator does not survive that.
 ASAN_TESTS ?= $(filter-out tests/unit/test_model% tests/unit/test_bench% tests/unit/test_import% tests/unit/test_machine% \
     tests/unit/test_lab% tests/unit/test_commands% tests/unit/test_broker% tests/unit/test_allocator% \
-    tests/unit/test_quarantine% tests/unit/test_replay% tests/unit/test_perfetto% tests/unit/test_top% \
+    tests/unit/test_quarantine% tests/unit/test_replay% tests/unit/test_perfetto% tests/unit/test_top% tests/unit/test_image% \
     tests/properties/test_model_address_space% tests/properties/test_machine% tests/properties/test_allocator% \
     tests/faults/test_machine% tests/faults/test_load% tests/faults/test_broker% \
-    tests/faults/test_going_round% tests/faults/test_record% tests/unit/test_compare% \
+    tests/faults/test_going_round% tests/faults/test_record% tests/faults/test_snapshot% tests/unit/test_compare% \
     tests/faults/test_compare% tests/faults/test_revocation% tests/faults/test_remote% tests/faults/test_stoppers% \
     tests/faults/test_run_out% tests/faults/test_pass_deaths% tests/faults/test_vmar% tests/properties/test_vmar%, \
     $(wildcard tests/unit/test_*.py tests/properties/test_*.py tests/faults/test_*.py))

@@ -100,7 +100,10 @@ class Pass:
                 with self.state.stopper.stopped():
                     yield
             finally:  # whether all were stopped or not: nobody could begin an operation
-                self._stops += [began, time.perf_counter_ns() - begin]
+                took = time.perf_counter_ns() - begin
+                self._stops += [began, took]
+                if len(self.state.pauses) < MOST_PAUSES:
+                    self.state.pauses.append(took)
 
     def sweep_objects(self) -> None:
         """Rows J1, J4, J5: what the address spaces own, wherever it is; machine-wide, what is theirs in all objects."""

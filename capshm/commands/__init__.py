@@ -10,7 +10,22 @@ import cyclopts
 from rich.console import Console
 
 from capshm import CapshmError, __version__
-from capshm.commands import audit, caps, compare, config, doctor, explain, ps, record, report, run, top, trace, vm
+from capshm.commands import (
+    audit,
+    caps,
+    compare,
+    config,
+    doctor,
+    explain,
+    ps,
+    record,
+    report,
+    run,
+    snapshot,
+    top,
+    trace,
+    vm,
+)
 
 app = cyclopts.App(
     name="capshm",
@@ -22,6 +37,7 @@ for verb in (
     report.report,
     run.run,
     record.record,
+    snapshot.snapshot,
     ps.ps,
     top.top,
     vm.vm,

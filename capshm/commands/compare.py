@@ -27,6 +27,8 @@ _GOES_WITH: dict[str, Set[str]] = {
     "--merge": {"--output", "--force"},
 }
 """What may be said beside an option that runs no plan of its own; --measure and --json go with all."""
+_OPTIONS = {"traces": "--trace", "images": "--image"}
+"""What is said once for each of several; all others are called as in a plan."""
 _NEEDS = {
     "--readme": "--readme shows results: name their folder by --show",
     "--retry-failed": "--retry-failed goes on with results: name their folder by --resume",
@@ -44,6 +46,7 @@ def compare(
     processes: Numbers = None,
     densities: Shares = None,
     trace: Annotated[list[str] | None, cyclopts.Parameter(negative=())] = None,
+    image: Annotated[list[str] | None, cyclopts.Parameter(negative=())] = None,
     plan: Path | None = None,
     repeats: int | None = None,
     seed: int | None = None,
@@ -64,9 +67,10 @@ def compare(
 ) -> None:
     """Run workloads under policies, and show what each costs: against plain shared memory, and against `open`.
 
-    What frees memory, churn and traces, runs with every revoker, too, and shows what revocation costs: against `none`.
-    With --revokers, --stoppers or --scopes all runs in every combination of what is named, and each is compared with
-    the same that has the policy open, the revoker none, the stopper gate, or the scope vmspace, if that takes part.
+    What frees memory, churn, traces and images, runs with every revoker, too, and shows what revocation costs: against
+    `none`. With --revokers, --stoppers or --scopes all runs in every combination of what is named, and each is compared
+    with the same that has the policy open, the revoker none, the stopper gate, or the scope vmspace, if that takes
+    part.
 
     Each runs in fresh processes, as often as --repeats says: a round runs every one once, in a random order. Overheads
     are medians of the rounds' ratios with 95 % intervals; where nothing was seen the table says how small a difference
@@ -100,9 +104,12 @@ def compare(
         workload's own without it.
     trace
         Also replay this recorded program: a file, or the name of a bundled one. May be given more than once.
+    image
+        Also work in memory with the pointers of a real program, as `capshm snapshot` has found them: a file, or the
+        name of a bundled one. May be given more than once.
     plan
-        A TOML file with workloads, policies, revokers, stoppers, scopes, sizes, processes, densities, traces, repeats,
-        seed, baseline, timeout; the command line goes first.
+        A TOML file with workloads, policies, revokers, stoppers, scopes, sizes, processes, densities, traces, images,
+        repeats, seed, baseline, timeout; the command line goes first.
     repeats
         Rounds; 8, with --quick 2. Intervals need 6, and each round more makes smaller differences visible.
     seed
@@ -156,12 +163,13 @@ def compare(
         "processes": processes,
         "densities": densities,
         "traces": trace,
+        "images": image,
         "repeats": repeats,
         "seed": seed,
         "baseline": baseline,
         "timeout": timeout,
     }
-    options = {f"--{'trace' if name == 'traces' else name}": value for name, value in said.items()} | {
+    options = {_OPTIONS.get(name, f"--{name}"): value for name, value in said.items()} | {
         "--plan": plan,
         "--quick": quick or None,
         "--dry-run": dry_run or None,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import cyclopts
 
-from capshm.errors import CapshmError
+from capshm.commands import outputs
 
 
 def record(
@@ -51,17 +50,7 @@ def record(
     from capshm.lab import journals, recording, trace
 
     path = output or Path(f"{Path(program).name}.trace")
-    if path.exists() and not path.is_file():
-        raise CapshmError(f"{path} is no file that a trace could take the place of")
-    if path.exists() and not force:
-        raise CapshmError(f"{path} is there already; --force overwrites it, --output names another")
-    if not path.parent.is_dir():
-        raise CapshmError(f"there is no folder {path.parent} for the trace")
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name):
-            pass  # better to know now than when the program has run
-    except OSError as error:
-        raise CapshmError(f"no trace can be written into {path.parent}: {error.strerror}") from None
+    outputs.check(path, "a trace", is_forced=force)
     status, found = recording.run([program, *arguments])
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("reading what was recorded", total=sum(journal.length for journal in found))

@@ -12,6 +12,12 @@ that no cell inherits anything of another.
     recording   runs a program with the recorder (native/recorder)
     density     looks at the tags of a cell from outside
     journals    what that has written down, made into a trace
+    image       the file of a program's pointers, which the workload of that name loads into its memory
+    snapshot    finds them in memory, by numpy
+    held        memory of a process that is held still
+    core_file   memory in a core file
+    heap        an image loaded into memory
+    container   what both files have in common
 
 A comparison is many cells, and what they say. The runner forks no emulated process, so here libraries may have threads;
 nothing above imports anything below.

@@ -3,7 +3,7 @@
 On standard input a JSON object:
 
     {"workload": "prefork", "policy": "cheribsd", "size": 4194304, "seed": 7,
-     "trace": null, "processes": null, "density": null,
+     "trace": null, "image": null, "processes": null, "density": null,
      "revoker": "none", "stopper": "gate", "scope": "vmspace"}
 
 The later lines' may be left out; `processes` and `density` (percent of granules that hold a capability) are then the
@@ -64,8 +64,9 @@ class Times:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a workload gets. size: bytes. seed: gives all that looks like chance. trace: path of a recorded program.
+    """What a workload gets. size: bytes. seed: gives all that looks like chance.
 
+    trace, image: path of the file of a real program, for the workload of that name alone.
     processes: how many are to work; density: percent of granules that are to hold a capability. None: as it likes.
     watch: who looks on meanwhile.
     """
@@ -75,6 +76,7 @@ class Setting:
     size: int
     seed: int
     trace: str | None
+    image: str | None = None
     processes: int | None = None
     density: float | None = None
     times: Times = field(default_factory=Times)
@@ -118,6 +120,7 @@ class Cell:
     size: int
     seed: int
     trace: str | None = None
+    image: str | None = None
     processes: int | None = None
     density: float | None = None
     revoker: str | None = None
@@ -133,8 +136,9 @@ class Cell:
             raise ValueError(f"a size is from {SMALLEST} to {LARGEST} bytes, not {self.size}")
         if not 0 <= operator.index(self.seed) < 1 << 64:
             raise ValueError(f"a seed is a number of 64 bits, not {self.seed}")
-        if (self.workload == workloads.TRACE) != isinstance(self.trace, str):
-            raise ValueError(f"the workload {workloads.TRACE!r}, and no other, needs the path of a trace")
+        for name, path in ((workloads.TRACE, self.trace), (workloads.IMAGE, self.image)):
+            if (self.workload == name) != isinstance(path, str):
+                raise ValueError(f"the workload {name!r}, and no other, needs the path of its file as {name!r}")
         workloads.check(self.workload, processes=self.processes, density=self.density)
         self._machine()
 
@@ -146,7 +150,8 @@ class Cell:
         crew = Crew(MOST_FORKS)
         machine = self._machine()
         with enter(machine, crew) as world, crew:
-            setting = Setting(world, crew, self.size, self.seed, self.trace, self.processes, self.density)
+            files = (self.trace, self.image)
+            setting = Setting(world, crew, self.size, self.seed, *files, self.processes, self.density)
             if machine is not None and self.map_into is not None:
                 setting = replace(setting, watch=density.watched(machine.broker_pid, self.map_into))
             workloads.find(self.workload).run(setting)

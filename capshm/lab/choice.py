@@ -8,6 +8,7 @@ A plan file is TOML with the names of `Choice`; what is left out has its default
     densities = [1, 10, 100]               # percent of granules with a capability; without it: each workload's own
     traces = ["build.trace"]               # files, or names of bundled ones; without it, all bundled ones if the
                                            # workload "trace" is among the workloads
+    images = ["perl"]                      # the same for the workload "image"
     policies = ["open", "cheribsd"]        # without it: all that are installed
     revokers = ["none", "stop-the-world"]  # without these three: what a machine has by itself
     stoppers = ["gate", "sigstop"]
@@ -49,6 +50,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     processes: tuple[Annotated[int, msgspec.Meta(ge=1, le=MOST_FORKS)], ...] | None = None
     densities: tuple[Annotated[float, msgspec.Meta(gt=0, le=DENSEST)], ...] | None = None
     traces: tuple[str, ...] | None = None
+    images: tuple[str, ...] | None = None
     policies: tuple[str, ...] | None = None
     revokers: tuple[str, ...] | None = None
     stoppers: tuple[str, ...] | None = None

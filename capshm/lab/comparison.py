@@ -1,9 +1,9 @@
 """What is compared: cases, the configurations that each runs in, and what each is compared with.
 
-A *case* is a workload at one size, with so many processes and capabilities, or a recorded program. A *configuration* is
-what a machine is made with: a policy, a revoker, a stopper, a scope; or plain shared memory. Each of the four is an
-*axis*. A *comparison* has some cases, runs each of them in the same configurations, and is one table: its columns
-compare along the axes.
+A *case* is a workload at one size, with so many processes and capabilities, or a file of a real program. A
+*configuration* is what a machine is made with: a policy, a revoker, a stopper, a scope; or plain shared memory. Each of
+the four is an *axis*. A *comparison* has some cases, runs each of them in the same configurations, and is one table:
+its columns compare along the axes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BESIDE_SECONDS, _MEASURED_SECONDS = 0.6, 0.25  # of a cell of the default size,
 
 
 class Case(msgspec.Struct, frozen=True):
-    """What is run. size: bytes. trace: path of the file, for the workload "trace" only.
+    """What is run. size: bytes. trace, image: path of the file, for the workload of that name.
 
     processes: how many work; density: percent of granules that hold a capability. None: the workload's own.
     """
@@ -34,13 +34,14 @@ class Case(msgspec.Struct, frozen=True):
     workload: str
     size: int
     trace: str | None = None
+    image: str | None = None
     processes: int | None = None
     density: float | None = None
 
     @property
     def files(self) -> list[str]:
         """Paths of what it reads."""
-        return [] if self.trace is None else [self.trace]
+        return [path for path in (self.trace, self.image) if path is not None]
 
     @property
     def seconds(self) -> float:

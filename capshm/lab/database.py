@@ -1,19 +1,19 @@
 """results.sqlite: a run for SQL. It is made from the manifest and the records, and can be made again at any time.
 
     run       key, value                                                     what the manifest says
-    cells     id, round, workload, size, trace, processes, density, policy,  a row a cell that has finished
-              revoker, stopper, scope, seed, machine, wall_ns, cpu_ns, setup_ns,
-              checksum
+    cells     id, round, workload, size, trace, image, processes, density,   a row a cell that has finished
+              policy, revoker, stopper, scope, seed, machine, wall_ns, cpu_ns,
+              setup_ns, checksum
     counts    cell, name, value                                              operations, crossed, passes, ...
     pauses    cell, number, nanoseconds                                      of each pass, in their order
-    failures  round, workload, size, trace, processes, density, policy,      a row a cell that has failed
-              revoker, stopper, scope, seed, machine, message
+    failures  round, workload, size, trace, image, processes, density,       a row a cell that has failed
+              policy, revoker, stopper, scope, seed, machine, message
     canary    round, machine, microseconds
     machines  number, key, value                                             the facts of each; the manifest's is 0
 
-trace is NULL but for recorded programs; processes and density where they are the workload's own; revoker, stopper and
-scope are NULL where there is none: plain memory has no machine, and a revoker that never revokes needs no stopper and
-no scope. For example, the fastest of each:
+trace and image are NULL but for files of real programs; processes and density where they are the workload's own;
+revoker, stopper and scope are NULL where there is none: plain memory has no machine, and a revoker that never revokes
+needs no stopper and no scope. For example, the fastest of each:
 
     SELECT workload, size, policy, revoker, min(wall_ns) / 1e6 AS ms FROM cells GROUP BY 1, 2, 3, 4;
 """
@@ -38,7 +38,7 @@ _TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE cells (
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
-    processes INTEGER, density REAL,
+    image TEXT, processes INTEGER, density REAL,
     policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL, machine INTEGER NOT NULL,
     wall_ns INTEGER NOT NULL, cpu_ns INTEGER NOT NULL, setup_ns INTEGER NOT NULL,
     checksum TEXT NOT NULL -- hexadecimal, since a number of SQL has 63 bits
@@ -47,7 +47,7 @@ CREATE TABLE counts (cell INTEGER NOT NULL REFERENCES cells, name TEXT NOT NULL,
 CREATE TABLE pauses (cell INTEGER NOT NULL REFERENCES cells, number INTEGER NOT NULL, nanoseconds INTEGER NOT NULL);
 CREATE TABLE failures (
     round INTEGER NOT NULL, workload TEXT NOT NULL, size INTEGER NOT NULL, trace TEXT,
-    processes INTEGER, density REAL,
+    image TEXT, processes INTEGER, density REAL,
     policy TEXT NOT NULL, revoker TEXT, stopper TEXT, scope TEXT, seed INTEGER NOT NULL, machine INTEGER NOT NULL,
     message TEXT NOT NULL
 );

@@ -21,10 +21,10 @@ import msgspec
 
 from capshm import revokers
 from capshm.errors import CapshmError
-from capshm.lab import trace, workloads
+from capshm.lab import image, trace, workloads
 from capshm.lab.choice import Choice, PlanError, check_names, merge
 from capshm.lab.comparison import AXES, REFERENCES, Case, Comparison, Configuration
-from capshm.lab.workloads import MOST_FORKS, PLAIN, SMALLEST, TRACE
+from capshm.lab.workloads import FROM_FILES, IMAGE, MOST_FORKS, PLAIN, SMALLEST, TRACE
 from capshm.machine import Machine, choices
 
 _DEFAULTS: dict[str, str] = {axis: signature(Machine).parameters[axis].default for axis in AXES}
@@ -75,11 +75,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return sum(cell.case.seconds for cell in self.cells) * self.repeats
 
     def label(self, case: Case) -> str:
-        """A case's name in the table. A trace has its file's, with as many folders as tell it from the others."""
-        if case.trace is None:
+        """A case's name in the table. A file has its own, with as many folders as tell it from the others."""
+        if not case.files:
             return case.workload
-        own = _parts(case.trace)
-        others = [_parts(other.trace) for other in self.cases if other.trace not in (None, case.trace)]
+        own = _parts(case.files[0])
+        others = [_parts(path) for other in self.cases for path in other.files if path not in case.files]
         shown = 1
         while shown < len(own) and any(other[-shown:] == own[-shown:] for other in others):
             shown += 1
@@ -113,7 +113,7 @@ def _comparisons(choice: Choice, cases: tuple[Case, ...]) -> tuple[Comparison, .
     known["policy"].insert(0, PLAIN)
     baseline = choice.baseline or PLAIN
     if not cases:
-        raise PlanError("there is nothing to run: name a workload or a trace")
+        raise PlanError("there is nothing to run: name a workload, a trace or an image")
     check_names("baseline", [baseline], [name for names in known.values() for name in names])
     values: dict[str, Sequence[str]] = {axis: (default,) for axis, default in _DEFAULTS.items()}
     values["policy"] = known["policy"][1:]
@@ -178,35 +178,47 @@ def _can_revoke(revoker: str) -> bool:
 
 
 def _cases(choice: Choice, quick: bool) -> tuple[Case, ...]:
-    known = (*workloads.NAMES, TRACE)
+    known = (*workloads.NAMES, *FROM_FILES)
     names = known if choice.workloads is None else choice.workloads
     check_names("workload", names, known)
     cases = [
         Case(name, size, processes=processes, density=density)
         for name in names
-        if name != TRACE
+        if name not in FROM_FILES
         for size, processes, density in _variants(name, choice, quick)
     ]
-    for option in ("processes", "densities"):
-        if not cases and getattr(choice, option):
-            raise PlanError(f"a trace has its own processes and capabilities: {option} need a workload")
+    images = (image.names() if IMAGE in names else ()) if choice.images is None else choice.images
+    if not cases and choice.densities:
+        raise PlanError("files of real programs have their own capabilities: densities need a workload")
+    if not cases and not images and choice.processes:
+        raise PlanError("a trace has its own processes: processes need a workload or an image")
     traces = (trace.names() if TRACE in names else ()) if choice.traces is None else choice.traces
-    found = [_find_trace(name) for name in traces]
-    cases += [Case(TRACE, workloads.default_size(TRACE), path) for path in found]
+    cases += [Case(TRACE, workloads.default_size(TRACE), trace=_find_trace(name)) for name in traces]
+    cases += [
+        Case(IMAGE, size, image=path, processes=processes)
+        for path, size in map(_find_image, images)
+        for processes in choice.processes or (None,)
+    ]
+    for case in cases:
+        _check(case)
     return tuple(dict.fromkeys(cases))
 
 
 def _variants(name: str, choice: Choice, quick: bool) -> Iterator[tuple[int, int | None, float | None]]:
-    """Sizes, numbers of processes and densities of a workload, combined. PlanError: it cannot be told one of them."""
+    """Sizes, numbers of processes and densities of a workload, combined."""
     share = _QUICK_SHARE if quick else 1
     sizes = choice.sizes or (max(SMALLEST, _default_size(name) // share),)
-    for size, processes, density in product(sizes, choice.processes or (None,), choice.densities or (None,)):
-        try:
-            workloads.check(name, processes=processes, density=density)
-        except ValueError as error:
-            able = ", ".join(other for other in workloads.NAMES if _takes(other, processes, density))
-            raise PlanError(f"{error}; {f'name those that can: {able}' if able else 'nor can another'}") from error
-        yield size, processes, density
+    return product(sizes, choice.processes or (None,), choice.densities or (None,))
+
+
+def _check(case: Case) -> None:
+    """PlanError: its workload cannot be told so many processes, or that density."""
+    try:
+        workloads.check(case.workload, processes=case.processes, density=case.density)
+    except ValueError as error:
+        known = (*workloads.NAMES, IMAGE)
+        able = ", ".join(other for other in known if _takes(other, case.processes, case.density))
+        raise PlanError(f"{error}; {f'name those that can: {able}' if able else 'nor can another'}") from error
 
 
 def _takes(name: str, processes: int | None, density: float | None) -> bool:
@@ -236,5 +248,15 @@ def _find_trace(name: str) -> str:
     return str(path.absolute())
 
 
+def _find_image(name: str) -> tuple[str, int]:
+    """The path of an image that can be read, and how much memory it is of."""
+    try:
+        path = image.find(name)
+        pages = image.read(path).pages
+    except (CapshmError, OSError) as error:
+        raise PlanError(str(error)) from error
+    return str(path.absolute()), max(pages * image.PAGE, SMALLEST)
+
+
 def _parts(path: str) -> tuple[str, ...]:
-    return PurePath(path.removesuffix(".trace")).parts
+    return PurePath(path.removesuffix(".trace").removesuffix(".image")).parts

@@ -36,7 +36,7 @@ needs {enough}. Wide intervals: the machine was busy; try again, or --repeats.
 crossed: capabilities that a process loaded with the tag that another had stored. rederived: values that came without,
 so that the program made a capability of its own from them. refused: calls that the policy refused. passes: revocations
 that gave a process memory to use again; small heaps have none. Counts of one run; where runs differed, the least and
-the most. Traces, churn and forkstorm share no memory, so nothing crosses in them.
+the most. Traces, images and churn exchange nothing, so nothing crosses in them.
 """
 
 
@@ -82,7 +82,7 @@ def _rows(plan: Plan, summary: Summary, place: int) -> Iterator[str]:
         rows.append(
             [
                 plan.label(line.case) if is_first else "",
-                size(line.case.size) if is_first and line.case.trace is None else "",
+                size(line.case.size) if is_first and not line.case.files else "",
                 *(_OF_CASES[name](line.case) if is_first else "" for name in told_of_cases),
                 *(line.configuration.on(axis) or "" for axis in choices),
                 _absence(line, summary) if time is None else duration(time.value),
@@ -136,7 +136,7 @@ def _shortened(line: str) -> str:
 
 def described(plan: Plan, case: Case) -> str:
     """A case in words: "prefork of 4 MiB, 16 processes, 10 %"."""
-    words = [plan.label(case) + ("" if case.trace else f" of {size(case.size)}")]
+    words = [plan.label(case) + ("" if case.files else f" of {size(case.size)}")]
     if case.processes is not None:
         words.append(f"{case.processes:,} {'process' if case.processes == 1 else 'processes'}")
     if case.density is not None:

@@ -1,22 +1,12 @@
 """A trace: what a real program asked of its allocator, and where it forked, ran other programs and waited.
 
-A file, little-endian:
-
-    offset  bytes
-    0       8      b"capshmT" and the version, one byte: 1
-    8       4      length of the description
-    12      8      length of the events, compressed
-    20      4      CRC-32 of all that follows
-    24             the description: JSON, {"program": name, "live": number, "processes": [{"name", "parent", "events"}]}
-                   the events, zlib
+A file (capshm.lab.container) whose magic is b"capshmT", version 1. The description is {"program": name, "live": number,
+"processes": [{"name", "parent", "events"}]}, the content the events.
 
 Processes stand in the order in which they began, each after its parent; the first has parent -1, and their events
 follow each other in that order. An event has 16 bytes: kind and number, 4 each, and size, 8; native/replay.h says what
 they mean. Uncompressed, the first bytes of all events come first, then all second ones: like stands by like. Numbers of
-allocations are below "live".
-
-A reader can tell from the description how long the events are, and takes memory for no more: a few kilobytes of file
-may otherwise unpack to gigabytes. There are bounds for both (MOST_EVENTS, MOST_DESCRIPTION).
+allocations are below "live". There are bounds for description and events (MOST_DESCRIPTION, MOST_EVENTS).
 
 Names are the kernel's, of programs without their folders. Arguments, environment, addresses and contents are not in it.
 """
@@ -24,7 +14,6 @@ Names are the kernel's, of programs without their folders. Arguments, environmen
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
 import zlib
@@ -34,6 +23,7 @@ from typing import cast
 
 from capshm._native import lib
 from capshm.errors import CapshmError
+from capshm.lab import container
 
 EVENT = struct.Struct("<IIQ")
 """kind, number, size."""
@@ -53,24 +43,28 @@ _KINDS: dict[str, int] = {
 }
 _FORK: int = lib.REPLAY_FORK
 _FORK_OR_WAIT = re.compile(b"[%c%c]" % (lib.REPLAY_FORK, lib.REPLAY_WAIT))
-_MAGIC = b"capshmT"
-_VERSION = 1
-_HEAD = struct.Struct("<7sBIQI")
-_LARGEST = _HEAD.size + MOST_DESCRIPTION + MOST_EVENTS * (EVENT.size + 1)  # zlib adds less than a byte to sixteen
-_BUNDLED = Path(__file__).with_name("traces")
-_SUFFIX = ".trace"
 
 
-class TraceDamaged(CapshmError):
-    """A file is no trace, or not a whole one. offset: of the byte at which that shows."""
-
-    def __init__(self, path: Path, offset: int, what: str) -> None:
-        super().__init__(f"{path}: byte {offset:,}: {what}")
-        self.offset = offset
+class TraceDamaged(container.FileDamaged):
+    """A file is no trace, or not a whole one."""
 
 
-class TraceTooNew(CapshmError):
+class TraceTooNew(container.FileTooNew):
     """A trace of a version that this capshm does not know."""
+
+
+_KIND = container.Kind(
+    b"capshmT",
+    1,
+    "trace",
+    MOST_DESCRIPTION + MOST_EVENTS * EVENT.size,
+    Path(__file__).with_name("traces"),
+    TraceDamaged,
+    TraceTooNew,
+)
+
+names = _KIND.names
+find = _KIND.find
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +100,6 @@ class Trace:
         return {name: sum(counts[name] for counts in each) for name in _KINDS}
 
 
-def names() -> list[str]:
-    """The traces that come with capshm."""
-    return sorted(path.stem for path in _BUNDLED.glob(f"*{_SUFFIX}"))
-
-
-def find(name: str) -> Path:
-    """The file of a trace: by its path, or by its name one that comes with capshm. CapshmError: there is none."""
-    for path in (Path(name), _BUNDLED / f"{name}{_SUFFIX}"):
-        if path.is_file():
-            return path
-    raise CapshmError(f"there is no trace {name!r}: give the path of a file, or one of {', '.join(names())}")
-
-
 def write(trace: Trace, path: Path) -> None:
     """Write a trace to a file, which has all of it or is as it was.
 
@@ -136,18 +117,7 @@ def write(trace: Trace, path: Path) -> None:
     rows = b"".join(process.events for process in trace.processes)
     if wrong := _find_too_large(len(description), len(rows) // EVENT.size):
         raise CapshmError(f"{path} is not written: {wrong}")
-    events = zlib.compress(b"".join(rows[place :: EVENT.size] for place in range(EVENT.size)), 9)
-    body = description + events
-    head = _HEAD.pack(_MAGIC, _VERSION, len(description), len(events), zlib.crc32(body))
-    half_written = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        half_written.write_bytes(head + body)
-        half_written.replace(path)
-    except OSError as error:
-        error.filename = os.fspath(path)  # a failed write names none
-        raise
-    finally:
-        half_written.unlink(missing_ok=True)
+    _KIND.write(path, description, container.to_planes(rows, EVENT.size))
 
 
 def read(path: Path) -> Trace:
@@ -155,35 +125,15 @@ def read(path: Path) -> Trace:
 
     Takes memory for MOST_EVENTS and MOST_DESCRIPTION at most, whatever the file says or is.
     """
-    with path.open("rb") as file:
-        content = file.read(_LARGEST + 1)
-    if content[: len(_MAGIC)] != _MAGIC[: len(content)] or not content:
-        raise TraceDamaged(path, 0, "this is no trace")
-    if len(content) > len(_MAGIC) and content[len(_MAGIC)] > _VERSION:
-        raise TraceTooNew(f"{path} has version {content[len(_MAGIC)]}; this capshm reads up to {_VERSION}")
-    if len(content) < _HEAD.size:
-        raise TraceDamaged(path, len(content), f"it ends within its first {_HEAD.size} bytes")
-    _, version, description_size, events_size, checksum = _HEAD.unpack_from(content)
-    if version != _VERSION:
-        raise TraceDamaged(path, len(_MAGIC), f"there has never been a version {version}")
-    body = content[_HEAD.size :]
-    expected = description_size + events_size
-    if len(body) != expected:
-        raise TraceDamaged(
-            path,
-            min(len(content), _HEAD.size + expected),
-            f"it has {len(body):,} bytes behind its head, and should have {expected:,}",
-        )
-    if zlib.crc32(body) != checksum:
-        raise TraceDamaged(path, _HEAD.size, "what follows has another checksum than was written")
-    if wrong := _find_too_large(description_size, 0):
-        raise TraceDamaged(path, _HEAD.size, wrong)
+    description, events = _KIND.read(path)
+    if wrong := _find_too_large(len(description), 0):
+        raise TraceDamaged(path, container.HEAD_SIZE, wrong)
     try:
-        trace = _assemble(json.loads(body[:description_size]), body[description_size:])
+        trace = _assemble(json.loads(description), events)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, zlib.error) as error:
-        raise TraceDamaged(path, _HEAD.size, f"its description does not fit its events: {error!r}") from error
+        raise TraceDamaged(path, container.HEAD_SIZE, f"its description does not fit its events: {error!r}") from error
     if wrong := _find_wrong(trace):
-        raise TraceDamaged(path, _HEAD.size + description_size, wrong)
+        raise TraceDamaged(path, container.HEAD_SIZE + len(description), wrong)
     return trace
 
 
@@ -199,15 +149,15 @@ def _find_too_large(description: int, events: int) -> str | None:
 def _assemble(described: dict[str, object], compressed: bytes) -> Trace:
     """The trace of a description and of its events. ValueError: they do not fit, or are too many."""
     listed = cast("list[dict[str, object]]", described["processes"])
-    count = sum(_number(each["events"]) for each in listed)
+    count = sum(container.number(each["events"]) for each in listed)
     events = _unpack(compressed, count)
     processes = []
     begin = 0
     for each in listed:
-        end = begin + _number(each["events"]) * EVENT.size
-        processes.append(Process(str(each["name"]), _number(each["parent"], least=-1), events[begin:end]))
+        end = begin + container.number(each["events"]) * EVENT.size
+        processes.append(Process(str(each["name"]), container.number(each["parent"], least=-1), events[begin:end]))
         begin = end
-    live = _number(described["live"])
+    live = container.number(described["live"])
     if live > count:
         raise ValueError(f"{live:,} allocations cannot live after {count:,} events")
     return Trace(str(described["program"]), live, tuple(processes))
@@ -217,20 +167,8 @@ def _unpack(compressed: bytes, count: int) -> bytes:
     """So many events, of which all first bytes come first. ValueError: there are more, or fewer, or too many."""
     if wrong := _find_too_large(0, count):
         raise ValueError(wrong)
-    stream = zlib.decompressobj()
-    planes = stream.decompress(compressed, count * EVENT.size + 1)  # one more, which must not be there
-    if len(planes) != count * EVENT.size or not stream.eof or stream.unused_data:
-        raise ValueError(f"there are not just {count:,} events")
-    rows = bytearray(len(planes))
-    for place in range(EVENT.size):
-        rows[place :: EVENT.size] = planes[place * count : (place + 1) * count]
-    return bytes(rows)
-
-
-def _number(value: object, *, least: int = 0) -> int:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{value!r} is no number from {least}")
-    return value
+    planes = container.unpack(compressed, count * EVENT.size, f"{count:,} events")
+    return container.from_planes(planes, EVENT.size)
 
 
 def _find_wrong(trace: Trace) -> str | None:

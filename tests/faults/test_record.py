@@ -336,7 +336,7 @@ def test_the_command(recorded: Path, tmp_path: Path) -> None:
     for words, status, message in (
         (["no-such-program"], 1, "no program 'no-such-program'"),
         (["--output", "no/such/folder", "true"], 1, "no folder no/such"),
-        (["--output", "/proc/true.trace", "sh", "-c", "touch ran"], 1, "no trace can be written into /proc"),
+        (["--output", "/proc/true.trace", "sh", "-c", "touch ran"], 1, "no file can be written into /proc"),
         ([], 2, "PROGRAM"),
     ):
         failed = run(*words)

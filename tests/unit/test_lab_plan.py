@@ -11,7 +11,7 @@ import pytest
 
 from capshm._native import lib
 from capshm.commands.compare import compare
-from capshm.lab import trace, workloads
+from capshm.lab import image, trace, workloads
 from capshm.lab.choice import Choice, PlanError, choose, read
 from capshm.lab.comparison import AXES, Case, Comparison, Configuration
 from capshm.lab.plan import Cell, Plan, complete
@@ -194,7 +194,7 @@ def test_a_workload_is_told_only_what_it_takes(
     monkeypatch: pytest.MonkeyPatch, named: dict[str, object], message: str
 ) -> None:
     """Otherwise nothing is run, and the workloads that could be told are named."""
-    for name in workloads.BUILT_IN:
+    for name in (*workloads.BUILT_IN, workloads.IMAGE):
         for attribute in ("PROCESSES", "TAKES_DENSITY"):
             monkeypatch.delattr(workloads.find(name), attribute, raising=False)
     monkeypatch.setattr(ring, "PROCESSES", range(2, 9), raising=False)
@@ -234,7 +234,7 @@ def test_the_bundled_plan_asks_all_questions(tmp_path: Path, monkeypatch: pytest
     """By its name, unless a file has that name; within about ten minutes."""
     monkeypatch.chdir(tmp_path)
     plan = complete(Choice(), read(Path("questions")))
-    assert {case.workload for case in plan.cases} >= {"prefork", "trace", "bufferpool", "churn"}
+    assert {case.workload for case in plan.cases} >= {"prefork", "trace", "image", "bufferpool", "churn"}
     assert {axis for each in plan.comparisons for axis in each.axes} == set(AXES)
     assert {case.processes for case in plan.cases} > {None, 1, 8}
     assert {case.density for case in plan.cases} == {None, 1, 10, 100}
@@ -284,6 +284,35 @@ def test_traces_of_one_name_are_told_apart(tmp_path: Path) -> None:
         trace.write(trace.Trace("nothing", 0, (trace.Process("nothing", -1, b""),)), paths[-1])
     plan = complete(Choice(workloads=("ring",), traces=tuple(map(str, paths))))
     assert [plan.label(case) for case in plan.cases] == ["ring", "trace one/build", "trace two/build", "trace other"]
+
+
+def test_images(tmp_path: Path) -> None:
+    """By their names or paths, as large as they are, and with as many processes as they are told; else all."""
+    path = tmp_path / "small.image"
+    image.write(image.Image("small", 0, (), b"", b""), path)
+    cases = complete(Choice(workloads=(), images=("perl", str(path)), processes=(1, 4))).cases
+    perl = image.read(image.find("perl")).pages * image.PAGE
+    found = [(case.workload, case.size, case.processes) for case in cases]
+    assert found == [("image", size, processes) for size in (perl, 65_536) for processes in (1, 4)]
+    plan = complete(Choice(workloads=("image",)))
+    assert [plan.label(case) for case in plan.cases] == ["image perl"]
+    assert len(plan.comparisons) == 2
+    assert "image" in {case.workload for case in complete(Choice()).cases}
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"images": ["nowhere"]}, "there is no image 'nowhere': give the path of a file, or one of perl"),
+        ({"images": [__file__]}, "byte 0: this is no image"),
+        ({"workloads": ["image"], "densities": [10]}, "have their own capabilities: densities need a workload"),
+        ({"workloads": ["image"], "processes": [65]}, "'image' takes 1 to 64 processes, not 65"),
+    ],
+)
+def test_images_that_cannot_be(named: dict[str, object], message: str) -> None:
+    """Nothing is run."""
+    with pytest.raises(PlanError, match=message):
+        complete(choose(**{"workloads": [], **named}))
 
 
 def test_patience_grows_with_size() -> None:

@@ -201,13 +201,14 @@ def test_sql_has_the_same(tmp_path: Path) -> None:
     with closing(sqlite3.connect(folder / results.DATABASE)) as connection:
         ask = connection.execute
         assert ask("SELECT * FROM cells").fetchall() == [
-            (1, 1, "prefork", 1 << 20, None, 4, 12.5, "plain", None, None, None, 5, 0, 100, 90, 20, "000000000000000b"),
+            (1, 1, "prefork", 1 << 20, None, None, 4, 12.5, "plain", None, None, None, 5, 0, 100, 90, 20, f"{11:016x}"),
             (
                 2,
                 1,
                 "trace",
                 4096,
                 "/somewhere/build.trace",
+                None,
                 None,
                 None,
                 "open",

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 GROUP = "capshm.workloads"
 TRACE = "trace"
-"""The workload that replays a recorded program; it needs a file, so it is not among NAMES."""
+"""The workload that replays a recorded program."""
+IMAGE = "image"
+"""The workload that works in memory with a real program's pointers."""
+FROM_FILES = (TRACE, IMAGE)
+"""Those that need a file, so that they are not among NAMES; the file is given by an argument of the same name."""
 PLAIN = "plain"
 """In the place of a policy: plain shared memory, in no machine of capshm."""
 SMALLEST, LARGEST = 64 << 10, 4 << 30
@@ -35,7 +39,7 @@ BUILT_IN = (
     *("messagebus", "forkstorm", "bufferpool", "churn"),
 )
 
-NAMES: Final = (*BUILT_IN, *sorted(entry_points(group=GROUP).names - {*BUILT_IN, TRACE}))
+NAMES: Final = (*BUILT_IN, *sorted(entry_points(group=GROUP).names - {*BUILT_IN, *FROM_FILES}))
 """All that run without further input, in the order of the table."""
 
 
@@ -51,7 +55,7 @@ class Workload(Protocol):
 
 def find(name: str) -> Workload:
     """The workload of a name. ValueError, naming those that there are, if there is none; or if it is no workload."""
-    if name in (*BUILT_IN, TRACE):
+    if name in (*BUILT_IN, *FROM_FILES):
         return cast(Workload, import_module(f"{__name__}.{name}"))
     if name not in NAMES:
         raise ValueError(f"there is no workload {name!r}; there are {', '.join(NAMES)}")
