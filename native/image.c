@@ -99,7 +99,7 @@ uint64_t image_find_objects(struct image *image) {
 }
 
 enum status image_fill(struct driver_area *area, const struct image *image, struct driver_counts *counts) {
-    const struct program program = {area, area, counts};
+    const struct program program = program_in(area, counts);
     struct cursor tagged = over(image, image->bits);
     uint64_t granule;
     for (const uint32_t *target = image->targets; next_granule(&tagged, &granule); target++)
@@ -126,7 +126,7 @@ uint64_t image_free(const struct image *image, uint64_t seed, uint64_t address, 
 
 enum status image_work(struct driver_area *area, const struct image *image, uint64_t seed,
                        struct driver_counts *counts) {
-    const struct program program = {area, area, counts};
+    const struct program program = program_in(area, counts);
     struct cursor tagged = over(image, image->bits);
     uint64_t granule;
     for (const uint32_t *target = image->targets; next_granule(&tagged, &granule); target++) {
