@@ -30,6 +30,7 @@ from capshm.permissions import Permissions
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capshm._library import get_include, get_library_dir
+    from capshm.lab.notebook import load
     from capshm.machine import Machine
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "errors",
     "get_include",
     "get_library_dir",
+    "load",
     "sealing_root",
 ]
 
@@ -68,6 +70,7 @@ _LATE = {
     "Machine": "capshm.machine",
     "get_include": "capshm._library",
     "get_library_dir": "capshm._library",
+    "load": "capshm.lab.notebook",
 }
 """Imported when they are first asked for: a program that only attaches must start quickly."""
 

@@ -10,7 +10,22 @@ import cyclopts
 from rich.console import Console
 
 from capshm import CapshmError, __version__
-from capshm.commands import audit, caps, compare, config, doctor, explain, ps, record, run, snapshot, top, trace, vm
+from capshm.commands import (
+    audit,
+    caps,
+    compare,
+    config,
+    doctor,
+    explain,
+    ps,
+    record,
+    report,
+    run,
+    snapshot,
+    top,
+    trace,
+    vm,
+)
 
 app = cyclopts.App(
     name="capshm",
@@ -19,6 +34,7 @@ app = cyclopts.App(
 )
 for verb in (
     compare.compare,
+    report.report,
     run.run,
     record.record,
     snapshot.snapshot,

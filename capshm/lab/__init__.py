@@ -10,6 +10,7 @@ that no cell inherits anything of another.
     workloads   what is run, one file each
     trace       the file of a recorded program, which the workload of that name replays
     recording   runs a program with the recorder (native/recorder)
+    density     looks at the tags of a cell from outside
     journals    what that has written down, made into a trace
     image       the file of a program's pointers, which the workload of that name loads into its memory
     snapshot    finds them in memory, by numpy
@@ -37,6 +38,9 @@ nothing above imports anything below.
     summary     what all records together say
     table       that for people
     readme      the block of a README that holds it
+    maps        where segments hold their tags, of runs that no time is taken of
+    notebook    a folder as rows, columns, a frame
+    report      one page, and pictures
     progress    how far the run is
     facts       the machine and the versions
 """

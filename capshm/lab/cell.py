@@ -8,7 +8,8 @@ On standard input a JSON object:
 
 The later lines' may be left out; `processes` and `density` (percent of granules that hold a capability) are then the
 workload's own, `revoker`, `stopper` and `scope` the machine's own choice. The policy "plain", which is no machine, has
-none of the three.
+none of the three. With `map_into`, the path of a file, the tags of its segments are looked at meanwhile
+(capshm.lab.density), and its times are not to be used.
 
 On standard output a line of JSON. Times are in nanoseconds: `wall_ns` of the measured section alone; `cpu_ns` that all
 processes of the cell have used in it, user and system, the broker's too, but nothing of processes that were not waited
@@ -38,13 +39,13 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from capshm import policies
 from capshm.errors import CapshmError
-from capshm.lab import workloads
+from capshm.lab import density, workloads
 from capshm.lab.crew import CellFailed, Crew
 from capshm.lab.workloads import LARGEST, MOST_FORKS, PLAIN, SMALLEST
 from capshm.lab.world import World, enter
@@ -67,6 +68,7 @@ class Setting:
 
     trace, image: path of the file of a real program, for the workload of that name alone.
     processes: how many are to work; density: percent of granules that are to hold a capability. None: as it likes.
+    watch: who looks on meanwhile.
     """
 
     world: World
@@ -78,10 +80,15 @@ class Setting:
     processes: int | None = None
     density: float | None = None
     times: Times = field(default_factory=Times)
+    watch: AbstractContextManager[None] = field(default_factory=nullcontext)
 
     @contextmanager
     def measured(self) -> Iterator[None]:
         """Around the work that counts, once; what comes before is set-up."""
+        with self.watch:
+            yield from self._measure()
+
+    def _measure(self) -> Iterator[None]:
         self.crew.forget_sweeps()
         self.world.take_pauses()
         self.times.setup_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - _started()
@@ -119,6 +126,7 @@ class Cell:
     revoker: str | None = None
     stopper: str | None = None
     scope: str | None = None
+    map_into: str | None = None
 
     def __post_init__(self) -> None:
         workloads.find(self.workload)
@@ -140,9 +148,12 @@ class Cell:
         CellFailed and other errors: the cell has come to no result; none of its processes is left.
         """
         crew = Crew(MOST_FORKS)
-        with enter(self._machine(), crew) as world, crew:
+        machine = self._machine()
+        with enter(machine, crew) as world, crew:
             files = (self.trace, self.image)
             setting = Setting(world, crew, self.size, self.seed, *files, self.processes, self.density)
+            if machine is not None and self.map_into is not None:
+                setting = replace(setting, watch=density.watched(machine.broker_pid, self.map_into))
             workloads.find(self.workload).run(setting)
         if setting.times.wall_ns == 0:
             raise CellFailed(f"the workload {self.workload!r} has measured nothing: its work belongs in measured()")

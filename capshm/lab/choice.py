@@ -17,6 +17,9 @@ A plan file is TOML with the names of `Choice`; what is left out has its default
     repeats = 8
     seed = 1
     timeout = 600                          # seconds that a cell may take; without it: by its size, 600 and more
+
+A file may hold several comparisons, which share its rounds: tables `[[comparisons]]` with the same names, but for the
+last three; what they leave out is as above them.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ import msgspec
 
 from capshm.errors import CapshmError
 from capshm.lab.workloads import DENSEST, LARGEST, MOST_FORKS, SMALLEST
+
+_BUNDLED = Path(__file__).with_name("plans")
 
 
 class PlanError(CapshmError):
@@ -54,10 +59,19 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     repeats: Annotated[int, msgspec.Meta(ge=1, le=10_000)] | None = None
     seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)] | None = None
     timeout: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    comparisons: tuple[Choice, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for each in self.comparisons or ():
+            if each.comparisons or (each.repeats, each.seed, each.timeout) != (None, None, None):
+                raise ValueError("repeats, seed and timeout are of the whole plan, and comparisons hold no others")
 
 
 def read(path: Path) -> Choice:
-    """A plan file. PlanError: it cannot be read, is no TOML, or says what no plan can."""
+    """A plan file, or a bundled one by its name. PlanError: it cannot be read, is no TOML, or says what no plan can."""
+    bundled = _BUNDLED / f"{path}.toml"
+    if not path.exists() and path.name == str(path) and bundled.exists():
+        path = bundled
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (

@@ -19,6 +19,7 @@ from capshm.lab.facts import Facts
 from capshm.lab.results import (
     DATABASE,
     MANIFEST,
+    MAPS,
     RESULTS,
     SCHEMA,
     TABLE,
@@ -94,14 +95,14 @@ class Results:
         """Let the folder hold this and no more. is_new: it has held something else, if anything."""
         folder = self.folder
         lines = b"".join(map(_line, held.records))
-        _replace(
+        replace(
             {
                 folder / RESULTS: lines,
                 folder / MANIFEST: msgspec.json.format(msgspec.json.encode(held.manifest)) + b"\n",
             },
             without=folder / MANIFEST if is_new else None,
         )
-        for name in (DATABASE, TABLE):
+        for name in (DATABASE, TABLE, MAPS):
             (folder / name).unlink(missing_ok=True)
         os.fsync(self._lock)
         self._fd = os.open(folder / RESULTS, os.O_WRONLY | os.O_CLOEXEC)
@@ -159,7 +160,7 @@ def check_alike(where: Path | str, one: Facts, other: Facts) -> None:
 def write_table(folder: Path, text: str) -> None:
     """Keep the table as it was printed. ResultsError: it cannot be written."""
     try:
-        _replace({folder / TABLE: text.encode()})
+        replace({folder / TABLE: text.encode()})
     except OSError as error:
         raise ResultsError(f"cannot write {folder / TABLE}: {error.strerror}") from error
 
@@ -168,7 +169,7 @@ def _line(record: Record) -> bytes:
     return msgspec.json.encode(record) + b"\n"
 
 
-def _replace(contents: dict[Path, bytes], *, without: Path | None = None) -> None:
+def replace(contents: dict[Path, bytes], *, without: Path | None = None) -> None:
     """Write files whole, then rename them into place, in this order; in between they are without that one.
 
     OSError while writing: all are as before.

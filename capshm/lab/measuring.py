@@ -30,12 +30,19 @@ def measure(
     *,
     environment: Mapping[str, str] | None = None,
     is_wanted: Callable[[], bool] = lambda: True,
+    map_into: str | None = None,
 ) -> Measured | Failed:
     """Run one cell of a round, for no longer than so many seconds. None of its processes is left, whatever happens.
 
     environment: the cell's, in place of this process's. CancelledError: the cell was not wanted any more.
+    map_into: a file for the map of its tags (capshm.lab.density).
     """
-    order = {**msgspec.structs.asdict(cell.case), **msgspec.structs.asdict(cell.configuration), "seed": cell.seed}
+    order = {
+        **msgspec.structs.asdict(cell.case),
+        **msgspec.structs.asdict(cell.configuration),
+        "seed": cell.seed,
+        "map_into": map_into,
+    }
     # Memory files, and no pipes: nobody needs to read while the cell runs, and a full disk is not in the way.
     with (
         os.fdopen(os.memfd_create("cell-output"), "w+b") as output,

@@ -96,11 +96,11 @@ def complete(line: Choice, file: Choice | None = None, *, quick: bool = False) -
     PlanError: a name that there is not, a number out of range, or nothing to compare.
     """
     choice = merge(line, file or Choice())
-    cases = _cases(choice, quick)
-    if not cases:
-        raise PlanError("there is nothing to run: name a workload, a trace or an image")
+    parts = [merge(line, merge(part, choice)) for part in choice.comparisons or ()] or [choice]
+    comparisons = tuple(each for part in parts for each in _comparisons(part, _cases(part, quick)))
+    cases = [case for each in comparisons for case in each.cases]
     return Plan(
-        comparisons=_comparisons(choice, cases),
+        comparisons=comparisons,
         repeats=choice.repeats or (QUICK_REPEATS if quick else REPEATS),
         seed=1 if choice.seed is None else choice.seed,
         timeout=choice.timeout or int(_PATIENCE_SECONDS + _PATIENCE * max(case.seconds for case in cases)),
@@ -112,6 +112,8 @@ def _comparisons(choice: Choice, cases: tuple[Case, ...]) -> tuple[Comparison, .
     known = {axis: choices(axis) for axis in AXES}
     known["policy"].insert(0, PLAIN)
     baseline = choice.baseline or PLAIN
+    if not cases:
+        raise PlanError("there is nothing to run: name a workload, a trace or an image")
     check_names("baseline", [baseline], [name for names in known.values() for name in names])
     values: dict[str, Sequence[str]] = {axis: (default,) for axis, default in _DEFAULTS.items()}
     values["policy"] = known["policy"][1:]

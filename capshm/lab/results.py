@@ -25,7 +25,8 @@ from capshm.lab.plan import Cell, Plan
 
 SCHEMA = 3
 _READABLE = (2, SCHEMA)  # in 2 no case had processes or a density, and there was one machine
-MANIFEST, RESULTS, DATABASE, TABLE = "manifest.json", "results.jsonl", "results.sqlite", "table.txt"
+MANIFEST, RESULTS = "manifest.json", "results.jsonl"
+DATABASE, TABLE, MAPS = "results.sqlite", "table.txt", "maps.jsonl"
 
 
 Time: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]

@@ -47,7 +47,7 @@ def text(manifest: Manifest, summary: Summary) -> str:
     heading = (
         f"capshm {facts.capshm}, {facts.core} core, Python {facts.python}, Linux {facts.kernel}, "
         f"{facts.processors} × {facts.machine}\n"
-        f"{finished} of {plan.repeats} rounds, seed {plan.seed}, {facts.time}; {_canary(summary.canary)}"
+        f"{finished} of {plan.repeats} rounds, seed {plan.seed}, {facts.time}; {canary(summary.canary)}"
     )
     parts = [heading, *("\n".join(_rows(plan, summary, place)) for place in range(len(plan.comparisons)))]
     if summary.failed:
@@ -162,7 +162,8 @@ def last_line(message: str) -> str:
     return next(reversed(message.splitlines()), "")
 
 
-def _canary(found: CanarySpan | None) -> str:
+def canary(found: CanarySpan | None) -> str:
+    """A line on how far apart the processors were."""
     if found is None:
         return "no canary: two processes cannot spin here"
     return f"canary {found.median:.3f} µs ({found.least:.3f} – {found.most:.3f}): a spinning round trip"

@@ -202,6 +202,48 @@ def test_a_workload_is_told_only_what_it_takes(
         complete(choose(**named))
 
 
+def test_a_file_may_hold_several_comparisons(tmp_path: Path) -> None:
+    """Each is as what it says and what stands above; they share rounds, and cells that are the same run once."""
+    text = """
+        workloads = ["prefork"]
+        repeats = 3
+        [[comparisons]]
+        policies = ["open"]
+        [[comparisons]]
+        policies = ["open", "cheribsd"]
+        [[comparisons]]
+        workloads = ["churn"]
+        revokers = ["none", "stop-the-world"]
+        policies = ["cheribsd"]
+        baseline = "none"
+    """
+    plan = complete(choose(seed=9), read(a_file(tmp_path, text)))
+    assert [[case.workload for case in each.cases] for each in plan.comparisons] == [
+        ["prefork"],
+        ["prefork"],
+        ["churn"],
+    ]
+    assert [each.baseline for each in plan.comparisons] == ["plain", "plain", "none"]
+    assert (plan.repeats, plan.seed, len(plan.cells)) == (3, 9, 5)
+    for wrong in ("[[comparisons]]\nrepeats = 2", "[[comparisons]]\n[[comparisons.comparisons]]\nseed = 1"):
+        with pytest.raises(PlanError, match="of the whole plan"):
+            read(a_file(tmp_path, wrong))
+
+
+def test_the_bundled_plan_asks_all_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, unless a file has that name; within about ten minutes."""
+    monkeypatch.chdir(tmp_path)
+    plan = complete(Choice(), read(Path("questions")))
+    assert {case.workload for case in plan.cases} >= {"prefork", "trace", "image", "bufferpool", "churn"}
+    assert {axis for each in plan.comparisons for axis in each.axes} == set(AXES)
+    assert {case.processes for case in plan.cases} > {None, 1, 8}
+    assert {case.density for case in plan.cases} == {None, 1, 10, 100}
+    assert plan.repeats >= 8
+    assert plan.seconds < 600
+    (tmp_path / "questions").write_text('workloads = ["ring"]', encoding="utf-8")
+    assert [case.workload for case in complete(Choice(), read(Path("questions"))).cases] == ["ring"]
+
+
 def test_quick_is_less() -> None:
     """Fewer repeats and smaller sizes, but what was asked for is done."""
     choice = Choice(workloads=("ring",))

@@ -333,7 +333,7 @@ def test_workloads_are_plug_ins(tmp_path: Path) -> None:
     assert "CellFailed: the workload 'dog' has measured nothing" in idle.stderr
     program = "from capshm.lab import workloads as w; print(*w.NAMES, *w.describe('sheep'), w.default_size('sheep'))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
-    assert shown.stdout.strip().endswith("loader churn dog sheep A flock. Whatever sheep do. 65536")
+    assert shown.stdout.strip().endswith("bufferpool churn dog sheep A flock. Whatever sheep do. 65536")
 
 
 @pytest.mark.slow
