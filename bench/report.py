@@ -10,8 +10,8 @@ from typing import TypedDict
 
 from bench.figures import Figure
 from bench.run import Sample, Samples
-from capshm.lab import facts
 from capshm.lab.readme import replace_block
+from capshm.lab.results import facts
 
 ENOUGH_REPEATS = 5
 WIDTH = 100

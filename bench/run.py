@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.figures import FIGURES, Figure, Program
-from capshm.lab import canary
+from capshm.lab.runner import canary
 from native.variants import ROOT, DoesNotCompile, build_program
 
 

@@ -30,7 +30,7 @@ from capshm.permissions import Permissions
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capshm._library import get_include, get_library_dir
-    from capshm.lab.notebook import load
+    from capshm.lab.results.notebook import load
     from capshm.machine import Machine
 
 __all__ = [
@@ -70,7 +70,7 @@ _LATE = {
     "Machine": "capshm.machine",
     "get_include": "capshm._library",
     "get_library_dir": "capshm._library",
-    "load": "capshm.lab.notebook",
+    "load": "capshm.lab.results.notebook",
 }
 """Imported when they are first asked for: a program that only attaches must start quickly."""
 

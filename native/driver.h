@@ -26,7 +26,7 @@
  *     capacity objects            64 bytes, for each ring
  *
  * The ends are words that the processes wait at: a short spin, then a futex for a tenth of a second at a time. Nobody here
- * watches the other side: whoever has made the two does, and ends both (capshm/lab/crew.py).
+ * watches the other side: whoever has made the two does, and ends both (capshm/lab/cells/crew.py).
  *
  * Or pages of DRIVER_PAGE_SIZE bytes. A page has a head of 16 bytes, its number and its key, and of its other granules so
  * many as there are to be pointers, up to DRIVER_PAGE_POINTERS, hold a capability to the head; they stand evenly. A heap is

@@ -31,7 +31,7 @@
  *                                and is stopped by the gate alone
  *
  * SIGSTOP stops whole processes, and their parents see them stop and go on. One that was stopped before stays so. If the
- * broker dies amid such a pass its guard lets them go on (capshm/broker/guard.py); one that is parked by the handler sees
+ * broker dies amid such a pass its guard lets them go on (capshm/broker/revocation/guard.py); one that is parked by the handler sees
  * for itself that the broker is dead, as one does that is parked at the gate.
  */
 #ifndef CAPSHM_HALT_H

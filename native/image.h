@@ -1,4 +1,4 @@
-/* image.h: memory whose pointers lie where a real program had them (capshm/lab/image.py), and what a program does there.
+/* image.h: memory whose pointers lie where a real program had them (capshm/lab/inputs/image.py), and what a program does there.
  *
  * An image says which granules held pointers, and where those led: their targets. It does not say where allocations
  * began and ended, so objects are made up from the targets: one begins at each granule that a pointer leads to, and ends

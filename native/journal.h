@@ -1,6 +1,6 @@
 /* journal.h: what a recorded process writes down: one file for each program that it runs.
  *
- * The recorder (recorder/) writes it, capshm/lab/journals.py reads it. A file begins with a header; behind it stand records,
+ * The recorder (recorder/) writes it, capshm/lab/inputs/journals.py reads it. A file begins with a header; behind it stand records,
  * all of one size, in the order in which they happened: a record's place is its sequence number. The file grows by
  * whole windows, so its tail is zero, and so is a record whose thread died before it was done. The writer maps what it
  * writes, so what was recorded stays, whatever ends the process. A file without the magic is of a process that died first.

@@ -3,7 +3,7 @@
  * Linux has no call that maps, protects or unmaps in another address space. So the broker, which has decided a call on its
  * model, has the process do it. It sends SIGURG; the handler below, C that touches no Python, asks the broker what there is
  * to do, does it, says so, and asks again until there is nothing. SIGURG because a program that ignores it, as one does
- * that exec has just started, loses nothing. The broker's side, and what a death leaves, is in capshm/broker/remote.py.
+ * that exec has just started, loses nothing. The broker's side, and what a death leaves, is in capshm/broker/zircon/remote.py.
  *
  *     handler                                     broker
  *     (1) takes the turn

@@ -1,6 +1,6 @@
 /* replay.h: a recorded program's allocations, done again.
  *
- * A trace (capshm/lab/trace.py) is a row of events for each process. Allocations have numbers, given out again when they
+ * A trace (capshm/lab/inputs/trace.py) is a row of events for each process. Allocations have numbers, given out again when they
  * are free, so that a table as long as the most that ever lived at once finds them all. A child has its parent's
  * numbers up to the fork, and after that its own.
  *

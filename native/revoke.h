@@ -3,7 +3,7 @@
  *
  * A pass, as a machine makes it
  *     (1) the broker closes the gate: nobody is inside an operation
- *     (2) it sweeps the sidebands of the address space's objects, with the space's shadow (capshm/broker/passes.py)
+ *     (2) it sweeps the sidebands of the address space's objects, with the space's shadow (capshm/broker/revocation/passes.py)
  *     (3) record.leaving, record.passes + 1    in memory that the process can only read
  *     (4) it opens the gate: the signal is another
  *     (5) each process, before its next operation, finds the signal changed; if its record counts more passes than it

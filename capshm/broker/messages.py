@@ -15,9 +15,9 @@ from typing import Annotated, Final, TypeAlias, get_args
 
 import msgspec
 
-from capshm.broker import zircon_messages as zircon
 from capshm.broker.message import Flags, Name, Word
 from capshm.broker.message import Message as Message  # for those who take any
+from capshm.broker.zircon import messages as zircon
 
 PACKET_LIMIT = 64 << 10
 DESCRIPTORS_LIMIT = 1

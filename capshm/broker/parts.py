@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from capshm.broker.shadows import Records, Shadow
+from capshm.broker.revocation.shadows import Records, Shadow
 from capshm.model.knobs import Knobs
 from capshm.model.revocation import Revocation
 

@@ -10,17 +10,18 @@ import socket
 import sys
 import time
 
-from capshm.broker import messages, zircon_messages
+from capshm.broker import messages
 from capshm.broker.audit import AuditLog
 from capshm.broker.connections import Connection, Packet
-from capshm.broker.creations import Creations
 from capshm.broker.exchange import Exchange
 from capshm.broker.loop import Loop
 from capshm.broker.processes import Process, Processes
-from capshm.broker.remote import Remote
 from capshm.broker.segments import Segments
 from capshm.broker.service import Service
 from capshm.broker.state import Elsewhere, Member, Reply
+from capshm.broker.zircon import messages as zircon_messages
+from capshm.broker.zircon.creations import Creations
+from capshm.broker.zircon.remote import Remote
 from capshm.errors import CapshmError, NotAttached
 
 _END_BOUND = 10.0  # seconds for killed processes to be gone; one that hangs in the kernel must not keep the broker

@@ -15,20 +15,15 @@ from typing import TypeAlias, TypeVar, cast
 import msgspec
 
 from capshm._native import layout
-from capshm.broker import (
-    handle_calls,
-    mappings,
-    messages,
-    openings,
-    revocation,
-    vmar_calls,
-    zircon,
-    zircon_messages,
-)
+from capshm.broker import mappings, messages, openings
 from capshm.broker.audit import AuditLog
 from capshm.broker.messages import Answer, Value
+from capshm.broker.revocation import requests as revocation
 from capshm.broker.segments import Segments
 from capshm.broker.state import Member, Reply, Settings, State
+from capshm.broker.zircon import handle_calls, vmar_calls
+from capshm.broker.zircon import messages as zircon_messages
+from capshm.broker.zircon import requests as zircon
 from capshm.errors import LayoutMismatch
 from capshm.model.address_space import AddressSpace, Entry
 from capshm.model.constants import ARENA_START

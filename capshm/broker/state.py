@@ -11,13 +11,13 @@ import msgspec
 
 import capshm.policies as policies
 import capshm.revokers as revokers
-from capshm.broker import stoppers
 from capshm.broker.audit import AuditLog
 from capshm.broker.kernel import Kernel
 from capshm.broker.messages import Answer, Message
 from capshm.broker.parts import Part, Parts
+from capshm.broker.revocation import stoppers
+from capshm.broker.revocation.stoppers import Stopper
 from capshm.broker.segments import Key, Segments
-from capshm.broker.stoppers import Stopper
 from capshm.errors import CapshmError
 from capshm.model.address_space import AddressSpace, Entry
 from capshm.model.knobs import Knobs
@@ -94,8 +94,8 @@ class Member:
 @dataclass(slots=True, eq=False)
 class State:
     """All of it. zero: the object that /dev/zero is. here: the serial of another address space that the request at hand
-    may change, because its process has come by (capshm.broker.remote); 0: none. pauses: how long each stop of the
-    machine for a pass has lasted, in nanoseconds; the first MOST_PAUSES since somebody took them.
+    may change, because its process has come by (zircon.remote); 0: none. pauses: how long each stop of the machine for
+    a pass has lasted, in nanoseconds; the first MOST_PAUSES since somebody took them.
 
     files: those of the file system. They are objects for as long as an entry names them, and in no table: an entry
     means a mapping, and a mapping keeps device and inode from being used again.

@@ -11,13 +11,15 @@ from pathlib import Path
 import msgspec
 
 from capshm.errors import CapshmError
-from capshm.lab import database, filling, merging, places, results, summary, table, workloads
-from capshm.lab.places import Place
+from capshm.lab import summary, table, workloads
 from capshm.lab.plan import Cell, Plan
-from capshm.lab.progress import Watch
-from capshm.lab.results import Failed, Manifest, Measured, Record
-from capshm.lab.run import PlacesLost
-from capshm.lab.run import run as run_cells
+from capshm.lab.results import database, filling, merging, results
+from capshm.lab.results.results import Failed, Manifest, Measured, Record
+from capshm.lab.runner import places
+from capshm.lab.runner.places import Place
+from capshm.lab.runner.progress import Watch
+from capshm.lab.runner.run import PlacesLost
+from capshm.lab.runner.run import run as run_cells
 from capshm.lab.summary import Measure, Summary
 
 FAILED, WRONG_LINE, CELLS_FAILED, INTERRUPTED = 1, 2, 3, 130
@@ -105,7 +107,7 @@ def _places(cluster: str | None, plan: Plan) -> Iterator[list[Place]]:
         return
     if importlib.util.find_spec("distributed") is None:
         raise CapshmError("--cluster needs dask.distributed, which is not installed: pip install 'capshm[cluster]'")
-    from capshm.lab import cluster as clusters  # only here: it takes a second
+    from capshm.lab.runner import cluster as clusters  # only here: it takes a second
 
     with clusters.connect(cluster, plan) as found:
         complain(f"workers on {node} disturb one another: start one there" for node in clusters.shared(found))

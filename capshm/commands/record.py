@@ -47,7 +47,7 @@ def record(
     from rich.console import Console
     from rich.progress import Progress
 
-    from capshm.lab import journals, recording, trace
+    from capshm.lab.inputs import journals, recording, trace
 
     path = output or Path(f"{Path(program).name}.trace")
     outputs.check(path, "a trace", is_forced=force)

@@ -72,8 +72,8 @@ def report(
 
 
 def _take_maps(folders: Sequence[Path]) -> None:
-    from capshm.lab import maps, results
     from capshm.lab.plan import Cell
+    from capshm.lab.results import maps, results
 
     for folder in folders:
         plan = results.read(folder).manifest.plan

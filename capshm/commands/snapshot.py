@@ -16,8 +16,8 @@ from capshm.commands.tables import Json, print_json, print_table
 from capshm.errors import CapshmError
 
 if TYPE_CHECKING:
-    from capshm.lab.image import Image
-    from capshm.lab.snapshot import Source
+    from capshm.lab.inputs.image import Image
+    from capshm.lab.inputs.snapshot import Source
 
 _WIDTH = 40  # of the longest bar
 
@@ -63,7 +63,7 @@ def snapshot(
     json_output
         Print one JSON document instead of the tables.
     """
-    from capshm.lab import image  # only here: `capshm --help` stays fast
+    from capshm.lab.inputs import image  # only here: `capshm --help` stays fast
 
     if (program is None) == (show is None):
         raise cyclopts.CycloptsError(msg="name a process or a core file, or an image with --show")
@@ -85,7 +85,7 @@ def _take(program: str, output: Path | None, *, is_all: bool, is_forced: bool) -
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from capshm.lab import image, snapshot
+    from capshm.lab.inputs import image, snapshot
 
     if output is not None:
         outputs.check(output, "an image", is_forced=is_forced)  # better than when a program was held still for it
@@ -107,16 +107,16 @@ def _take(program: str, output: Path | None, *, is_all: bool, is_forced: bool) -
 
 def _source(program: str, *, is_all: bool) -> AbstractContextManager[Source]:
     if program.isascii() and program.isdecimal():
-        from capshm.lab.held import Held
+        from capshm.lab.inputs.held import Held
 
         return Held(int(program), is_all=is_all)
-    from capshm.lab.core_file import CoreFile
+    from capshm.lab.inputs.core_file import CoreFile
 
     return CoreFile(Path(program), is_all=is_all)
 
 
 def _print(made: Image, path: Path, *, is_json: bool) -> None:
-    from capshm.lab.image import GRANULES_IN_PAGE
+    from capshm.lab.inputs.image import GRANULES_IN_PAGE
 
     size = path.stat().st_size
     if is_json:

@@ -51,7 +51,7 @@ def trace(
     from rich.console import Console
     from rich.progress import Progress
 
-    from capshm.lab import perfetto_trace
+    from capshm.lab.perfetto import writing as perfetto_trace
     from capshm.observer import choose
 
     name = choose(machine) if file is None else file.stem

@@ -1,46 +1,22 @@
 """The laboratory: what does each policy cost, against plain shared memory and against `open`?
 
-A cell is a workload under a policy, of a size, from a seed. It runs in a fresh process, `python -m capshm.lab.cell`, so
-that no cell inherits anything of another.
+A cell is a workload under a policy, of a size, from a seed. It runs in a fresh process, so that no cell inherits
+anything of another: `python -m capshm.lab.cells.cell`.
 
-    cell        one cell: a JSON object in, a line of JSON out
-    crew        the processes of a cell: made, counted, waited for, ended
-    world       where a workload's memory comes from: a machine of capshm, or plain shared memory
-    loading     images and the regions that they are loaded into, in both worlds
+    inputs      traces of what real programs allocate, images of where they keep their pointers
     workloads   what is run, one file each
-    trace       the file of a recorded program, which the workload of that name replays
-    recording   runs a program with the recorder (native/recorder)
-    density     looks at the tags of a cell from outside
-    journals    what that has written down, made into a trace
-    image       the file of a program's pointers, which the workload of that name loads into its memory
-    snapshot    finds them in memory, by numpy
-    held        memory of a process that is held still
-    core_file   memory in a core file
-    heap        an image loaded into memory
-    container   what both files have in common
+    cells       what runs in a cell's processes, and a keeper around them that leaves nothing of it behind
 
 A comparison is many cells, and what they say. The runner forks no emulated process, so here libraries may have threads;
 nothing above imports anything below.
 
-    choice      what a plan file and a command line say
-    plan        which cells, how often, in which order
-    run         every cell in its process, and on the disk
-    places      where that is: here, or
-    cluster     on the workers of a dask cluster
-    measuring   one cell in its process
-    keeper      a process around each cell, which leaves nothing of it behind
-    canary      how far apart the machine's processors are just now
-    results     the folder, in which nothing that has finished is lost
-    filling     writes it: a new one, or one that was interrupted
-    merging     several folders made one
-    database    the same for SQL
+    choice      what a plan file and a command line say; the plans that come along are in plans/
+    plan        which cells, how often, in which order; comparison: what is compared with what
+    results     the folder, in which nothing that has finished is lost, for SQL and notebooks, too
+    runner      every cell in its process, here or on the workers of a cluster, and on the disk
     statistics  medians, overheads, and what could not have been seen
     summary     what all records together say
-    table       that for people
-    readme      the block of a README that holds it
-    maps        where segments hold their tags, of runs that no time is taken of
-    notebook    a folder as rows, columns, a frame
+    table       that for people; readme: the block of a README that holds it
     report      one page, and pictures
-    progress    how far the run is
-    facts       the machine and the versions
+    perfetto    what happened in a machine, for Perfetto
 """

@@ -21,9 +21,10 @@ import msgspec
 
 from capshm import revokers
 from capshm.errors import CapshmError
-from capshm.lab import image, trace, workloads
+from capshm.lab import workloads
 from capshm.lab.choice import Choice, PlanError, check_names, merge
 from capshm.lab.comparison import AXES, REFERENCES, Case, Comparison, Configuration
+from capshm.lab.inputs import image, trace
 from capshm.lab.workloads import FROM_FILES, IMAGE, MOST_FORKS, PLAIN, SMALLEST, TRACE
 from capshm.machine import Machine, choices
 

@@ -11,7 +11,7 @@ import msgspec
 from capshm.lab import statistics
 from capshm.lab.comparison import Case, Comparison, Configuration
 from capshm.lab.plan import Cell, Plan
-from capshm.lab.results import Canary, Failed, Measured, Record, Result
+from capshm.lab.results.results import Canary, Failed, Measured, Record, Result
 from capshm.lab.statistics import Median, Overhead
 
 Measure: TypeAlias = Literal["wall", "cpu"]

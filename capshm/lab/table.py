@@ -13,7 +13,7 @@ from capshm.lab.statistics import ENOUGH
 if TYPE_CHECKING:
     from capshm.lab.comparison import Case
     from capshm.lab.plan import Plan
-    from capshm.lab.results import Manifest
+    from capshm.lab.results.results import Manifest
     from capshm.lab.statistics import Overhead
     from capshm.lab.summary import CanarySpan, Line, Span, Summary
 

@@ -174,7 +174,7 @@ def _map(start: int, length: int, order: list[object], descriptors: list[int]) -
 
 
 def _carry_out(mine: Client, order: list[object], descriptors: list[int]) -> None:
-    """One order of the broker's (zircon_messages)."""
+    """One order of the broker's (capshm.broker.zircon.messages)."""
     start, length = int(str(order[1])), int(str(order[2]))
     try:
         if order[0] == "map":

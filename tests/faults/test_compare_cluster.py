@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from capshm.lab import results
-from capshm.lab.results import Measured
+from capshm.lab.results import results
+from capshm.lab.results.results import Measured
 from tests.faults.isolation import isolated
 from tests.faults.residue import wait_until_alone
 from tests.faults.test_compare_faults import LISTENS, WORKS, Scene, scene
@@ -56,7 +56,7 @@ def parent(pid: int) -> int:
 def check_keeper(keeper: int, worker: int) -> None:
     """The worker's child, and another program: nothing of the worker is in it."""
     assert parent(keeper) == worker
-    assert b"capshm.lab.keeper" in Path(f"/proc/{keeper}/cmdline").read_bytes().split(b"\0")
+    assert b"capshm.lab.cells.keeper" in Path(f"/proc/{keeper}/cmdline").read_bytes().split(b"\0")
 
 
 @pytest.mark.slow

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import pytest
 
-from capshm.lab import results
-from capshm.lab.results import Failed, Measured, Record
+from capshm.lab.results import results
+from capshm.lab.results.results import Failed, Measured, Record
 from tests.faults import plugins
 from tests.faults.isolation import isolated
 from tests.faults.residue import wait_until_alone

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from capshm import BrokerGone, Machine
-from capshm.broker.stoppers import NAMES
+from capshm.broker.revocation.stoppers import NAMES
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event, stop_here
 from tests.faults.victims import Freed, anonymous, clean_machine, finish

@@ -14,8 +14,8 @@ import pytest
 
 from capshm._native import lib
 from capshm.errors import CapshmError
-from capshm.lab import journals, recording, trace
-from capshm.lab.trace import EVENT, Trace
+from capshm.lab.inputs import journals, recording, trace
+from capshm.lab.inputs.trace import EVENT, Trace
 
 ALLOCATE, FREE, RESIZE = lib.REPLAY_ALLOCATE, lib.REPLAY_FREE, lib.REPLAY_RESIZE
 EXEC, FORK, WAIT = lib.REPLAY_EXEC, lib.REPLAY_FORK, lib.REPLAY_WAIT

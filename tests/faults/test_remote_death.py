@@ -1,4 +1,4 @@
-"""Deaths and stops at each named step of a call on another process's VMAR: what capshm/broker/remote.py promises."""
+"""Deaths and stops at each named step of a call on another process's VMAR, as broker/zircon/remote.py promises."""
 
 import os
 import signal

@@ -19,11 +19,11 @@ import pytest
 from capshm._native import lib
 from capshm.commands.snapshot import snapshot as verb
 from capshm.errors import CapshmError
-from capshm.lab import image, snapshot
-from capshm.lab.core_file import CoreFile
-from capshm.lab.held import Held
-from capshm.lab.image import PAGE, Image
-from capshm.lab.snapshot import Mapping, Source
+from capshm.lab.inputs import image, snapshot
+from capshm.lab.inputs.core_file import CoreFile
+from capshm.lab.inputs.held import Held
+from capshm.lab.inputs.image import PAGE, Image
+from capshm.lab.inputs.snapshot import Mapping, Source
 from tests.faults.isolation import isolated
 from tests.faults.plain_user import become_plain
 from tests.faults.processes import Child, stop_here
@@ -190,7 +190,7 @@ def test_a_core_is_what_the_process_was(program: Path, tmp_path: Path) -> None:
 def test_whoever_looks_may_be_killed(program: Path, end: str) -> None:
     """At any moment: the kernel lets the program go on."""
     code = (
-        "import os, signal, sys; from capshm.lab.held import Held\n"
+        "import os, signal, sys; from capshm.lab.inputs.held import Held\n"
         f"with Held(int(sys.argv[1]), is_all=False):\n    print('held', flush=True); {end}"
     )
     with running(program, [], "thread") as it:

@@ -13,8 +13,8 @@ import pytest
 
 from capshm import BrokerGone, Capability, Machine, capability
 from capshm._native import lib
+from capshm.broker.revocation.stoppers import NAMES, Signal, SigStop
 from capshm.broker.segments import new_sealed
-from capshm.broker.stoppers import NAMES, Signal, SigStop
 from capshm.model.constants import ARENA_SIZE, ARENA_START
 from capshm.testing.stepping import Stepper
 from tests.conformance.cheribsd.revocation import as_freed, revoke_painted

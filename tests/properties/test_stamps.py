@@ -6,7 +6,7 @@ import random
 import pytest
 
 from capshm._native import ffi, lib
-from capshm.broker.shadows import Records
+from capshm.broker.revocation.shadows import Records
 from capshm.errors import CapshmError
 from capshm.model.epochs import Epochs
 
@@ -94,7 +94,7 @@ def test_stamps_run_out() -> None:
 
 def test_no_two_address_spaces_have_the_same_origin(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record is used again with another origin, until there are no more; then that is told."""
-    monkeypatch.setattr("capshm.broker.shadows._GENERATIONS", 3)
+    monkeypatch.setattr("capshm.broker.revocation.shadows._GENERATIONS", 3)
     records = Records()
     seen = set()
     for _ in range(3):

@@ -471,7 +471,7 @@ BUGS = [
         (Node(ATTACK),),
         modules=(
             (
-                "capshm/broker/passes.py",
+                "capshm/broker/revocation/passes.py",
                 "if sideband is not None and (",
                 """if sideband is not None and any(
                 entry.object is memory
@@ -489,7 +489,7 @@ BUGS = [
         (Node(ATTACK),),
         modules=(
             (
-                "capshm/broker/passes.py",
+                "capshm/broker/revocation/passes.py",
                 "if sideband is not None and (",
                 """if sideband is not None and (
                 memory.id in self.state.segments.sizes(member.pid for member in self.state.members.values())
@@ -504,7 +504,7 @@ BUGS = [
         Node(f"{ASLEEP}::test_malloc_keeps_what_could_not_be_revoked"),
         modules=(
             (
-                "capshm/broker/revocation.py",
+                "capshm/broker/revocation/requests.py",
                 "            member.part.clock.give_up()\n",
                 """            member.part.clock.close()
             state.parts.records.publish(member.part.record, member.part.clock.epochs)

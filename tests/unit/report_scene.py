@@ -10,13 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from capshm.lab import maps
 from capshm.lab.comparison import Case, Comparison, Configuration
-from capshm.lab.facts import Facts
-from capshm.lab.filling import Results
-from capshm.lab.maps import Map
 from capshm.lab.plan import Cell, Plan
-from capshm.lab.results import Canary, Manifest, Measured, Record, Result
+from capshm.lab.results import maps
+from capshm.lab.results.facts import Facts
+from capshm.lab.results.filling import Results
+from capshm.lab.results.maps import Map
+from capshm.lab.results.results import Canary, Manifest, Measured, Record, Result
 
 FACTS = Facts("0.9", "release", "3.11.7", "A <Processor> & Co", "6.1", 2, "2026-01-02T03:04:05Z")
 ROUNDS, SEED = 8, 5

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from capshm.lab import results, statistics
-from capshm.lab.results import Measured
+from capshm.lab import statistics
+from capshm.lab.results import results
+from capshm.lab.results.results import Measured
 from tests.faults import plugins
 
 CALLS = 4

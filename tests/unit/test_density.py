@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from capshm.lab import maps, results
 from capshm.lab.comparison import Case, Comparison
-from capshm.lab.filling import Results
 from capshm.lab.plan import Cell, Plan
-from capshm.lab.results import Manifest, ResultsError
+from capshm.lab.results import maps, results
+from capshm.lab.results.filling import Results
+from capshm.lab.results.results import Manifest, ResultsError
 from tests.unit import report_scene as scene
 
 SIZE = 1 << 20

@@ -11,7 +11,7 @@ import pytest
 
 from capshm import Capability, StoreTagViolation, TagViolation, _status
 from capshm._native import ffi, lib
-from capshm.lab.world import CapabilityArea, PlainArea
+from capshm.lab.cells.world import CapabilityArea, PlainArea
 from capshm.testing import Segment
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child

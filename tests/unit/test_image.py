@@ -17,11 +17,12 @@ import capshm
 from capshm import cheribsd as bsd
 from capshm.cheribsd.revoke import revoke_ranges
 from capshm.errors import CapshmError
-from capshm.lab import heap, image
-from capshm.lab.heap import Heap
-from capshm.lab.image import BITS, GRANULES_IN_PAGE, PAGE, Image, ImageDamaged, ImageTooNew, Range
+from capshm.lab.cells import heap
+from capshm.lab.cells.heap import Heap
+from capshm.lab.cells.world import CapabilityArea, Plain
+from capshm.lab.inputs import image
+from capshm.lab.inputs.image import BITS, GRANULES_IN_PAGE, PAGE, Image, ImageDamaged, ImageTooNew, Range
 from capshm.lab.workloads.image import ROUNDS, WORKERS
-from capshm.lab.world import CapabilityArea, Plain
 from capshm.permissions import Permissions
 from tests.faults.isolation import isolated
 
@@ -265,7 +266,7 @@ def rounds(leads: dict[int, int], seed: int, processes: int) -> tuple[int, int]:
 def run_cell(path: Path, policy: str, **more: object) -> dict[str, Any]:
     """The answer of a cell."""
     wanted = {"workload": "image", "policy": policy, "size": 1 << 16, "seed": 1, "image": str(path), **more}
-    command = [sys.executable, "-P", "-m", "capshm.lab.cell"]
+    command = [sys.executable, "-P", "-m", "capshm.lab.cells.cell"]
     done = subprocess.run(command, input=json.dumps(wanted), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return cast("dict[str, Any]", json.loads(done.stdout))

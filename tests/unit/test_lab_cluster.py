@@ -5,9 +5,9 @@ from pathlib import Path
 import dask
 import pytest
 
-from capshm.lab import cluster
 from capshm.lab.choice import Choice
 from capshm.lab.plan import complete
+from capshm.lab.runner import cluster
 
 PLAN = complete(Choice(workloads=("ring",)))
 

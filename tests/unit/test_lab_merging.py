@@ -5,13 +5,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from capshm.lab import results
 from capshm.lab.comparison import Case, Comparison, Configuration
-from capshm.lab.facts import Facts
-from capshm.lab.filling import Results
-from capshm.lab.merging import merge
 from capshm.lab.plan import Plan
-from capshm.lab.results import Another, Canary, Failed, Manifest, Measured, Record, Result, ResultsError
+from capshm.lab.results import results
+from capshm.lab.results.facts import Facts
+from capshm.lab.results.filling import Results
+from capshm.lab.results.merging import merge
+from capshm.lab.results.results import Another, Canary, Failed, Manifest, Measured, Record, Result, ResultsError
 from capshm.lab.summary import summarize
 
 CASE = Case("ring", 1 << 20)

@@ -11,9 +11,10 @@ import pytest
 
 from capshm._native import lib
 from capshm.commands.compare import compare
-from capshm.lab import image, trace, workloads
+from capshm.lab import workloads
 from capshm.lab.choice import Choice, PlanError, choose, read
 from capshm.lab.comparison import AXES, Case, Comparison, Configuration
+from capshm.lab.inputs import image, trace
 from capshm.lab.plan import Cell, Plan, complete
 from capshm.lab.workloads import ring
 from capshm.machine import Machine, choices

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from capshm.lab import database, facts, results
 from capshm.lab.comparison import Case, Comparison, Configuration
-from capshm.lab.facts import Facts
-from capshm.lab.filling import Results
 from capshm.lab.plan import Cell, Plan
-from capshm.lab.results import Another, Canary, Failed, Manifest, Measured, Record, Result, ResultsError
+from capshm.lab.results import database, facts, results
+from capshm.lab.results.facts import Facts
+from capshm.lab.results.filling import Results
+from capshm.lab.results.results import Another, Canary, Failed, Manifest, Measured, Record, Result, ResultsError
 
 CASE = Case("prefork", 1 << 20, processes=4, density=12.5)
 TRACED = Case("trace", 4096, "/somewhere/build.trace")

@@ -14,14 +14,14 @@ import pytest
 
 from capshm.commands import comparisons
 from capshm.errors import CapshmError
-from capshm.lab import results
 from capshm.lab.comparison import Case, Comparison, Configuration
-from capshm.lab.facts import Facts
-from capshm.lab.filling import Results
-from capshm.lab.places import Here, P, Place, T
 from capshm.lab.plan import Cell, Plan
-from capshm.lab.results import Another, Canary, Failed, Manifest, Measured, Record, Result, ResultsError
-from capshm.lab.run import PlacesLost, run
+from capshm.lab.results import results
+from capshm.lab.results.facts import Facts
+from capshm.lab.results.filling import Results
+from capshm.lab.results.results import Another, Canary, Failed, Manifest, Measured, Record, Result, ResultsError
+from capshm.lab.runner.places import Here, P, Place, T
+from capshm.lab.runner.run import PlacesLost, run
 from capshm.lab.summary import summarize
 
 CASES = (Case("prefork", 1 << 20), Case("ring", 1 << 20))
@@ -36,8 +36,8 @@ ALL = Counter((number, cell) for number in (1, 2, 3) for cell in PLAN.cells)
 @pytest.fixture(autouse=True)
 def _no_canary(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a process of its own, and takes a tenth of a second; nor is there anything to be patient with."""
-    monkeypatch.setattr("capshm.lab.run._LOOK", 0.001)
-    monkeypatch.setattr("capshm.lab.run.take_canary", lambda number, machine: Canary(number, None, machine))
+    monkeypatch.setattr("capshm.lab.runner.run._LOOK", 0.001)
+    monkeypatch.setattr("capshm.lab.runner.run.take_canary", lambda number, machine: Canary(number, None, machine))
 
 
 class Nobody:

@@ -10,10 +10,10 @@ import pytest
 from capshm.lab import table, workloads
 from capshm.lab.choice import Choice
 from capshm.lab.comparison import Case, Comparison, Configuration
-from capshm.lab.facts import Facts
 from capshm.lab.plan import Cell, Plan, complete
 from capshm.lab.readme import markers
-from capshm.lab.results import Canary, Failed, Manifest, Measured, Record, Result
+from capshm.lab.results.facts import Facts
+from capshm.lab.results.results import Canary, Failed, Manifest, Measured, Record, Result
 from capshm.lab.statistics import Interval, Overhead
 from capshm.lab.summary import summarize
 from capshm.lab.workloads import PLAIN

@@ -13,10 +13,10 @@ import pytest
 import capshm
 from capshm._native import lib
 from capshm.cheribsd import quarantine
-from capshm.lab import trace
-from capshm.lab.crew import CellFailed, Crew
-from capshm.lab.player import COUNTED, Player
-from capshm.lab.trace import EVENT, Process, Trace
+from capshm.lab.cells.crew import CellFailed, Crew
+from capshm.lab.cells.player import COUNTED, Player
+from capshm.lab.inputs import trace
+from capshm.lab.inputs.trace import EVENT, Process, Trace
 from tests.faults.isolation import isolated
 
 ALLOCATE, FREE, RESIZE = lib.REPLAY_ALLOCATE, lib.REPLAY_FREE, lib.REPLAY_RESIZE
@@ -73,7 +73,7 @@ def test_a_cell_does_what_the_trace_says(name: str, policy: str, revoker: str | 
     """As many operations and forks as were recorded, and the same contents in every world."""
     recorded = trace.read(trace.find(name))
     wanted = {"workload": "trace", "policy": policy, "size": 1 << 16, "seed": 1, "trace": name, "revoker": revoker}
-    command = [sys.executable, "-P", "-m", "capshm.lab.cell"]
+    command = [sys.executable, "-P", "-m", "capshm.lab.cells.cell"]
     done = subprocess.run(command, input=json.dumps(wanted), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -202,7 +202,7 @@ def test_a_cell_says_what_is_wrong_with_its_trace() -> None:
         trace.write(made((-1, [(FORK, 1, 0)]), (0, [(FREE, 0, 0)]), live=1), failing)
         for path, message in ((damaged, "TraceDamaged"), (failing, "(process 1 of the trace, p) ended with status 1")):
             wanted = {"workload": "trace", "policy": "cheribsd", "size": 1 << 16, "seed": 1, "trace": str(path)}
-            command = [sys.executable, "-P", "-m", "capshm.lab.cell"]
+            command = [sys.executable, "-P", "-m", "capshm.lab.cells.cell"]
             done = subprocess.run(command, input=json.dumps(wanted), capture_output=True, text=True, check=False)
             assert (done.returncode, done.stdout) == (1, "")
             assert message in done.stderr

@@ -13,8 +13,9 @@ import pytest
 from capshm import Machine
 from capshm import cheribsd as bsd
 from capshm.lab import workloads
-from capshm.lab.cell import Cell, Setting
-from capshm.lab.crew import CellFailed, Crew
+from capshm.lab.cells.cell import Cell, Setting
+from capshm.lab.cells.crew import CellFailed, Crew
+from capshm.lab.cells.world import Plain, enter
 from capshm.lab.workloads import (
     LARGEST,
     PLAIN,
@@ -29,13 +30,12 @@ from capshm.lab.workloads import (
     ring,
     zygote,
 )
-from capshm.lab.world import Plain, enter
 from tests.faults import plugins
 from tests.faults.isolation import isolated
 from tests.faults.residue import names_in, wait_until_alone
 
 SIZE = 256 << 10
-COMMAND = [sys.executable, "-m", "capshm.lab.cell"]
+COMMAND = [sys.executable, "-m", "capshm.lab.cells.cell"]
 
 
 def run_cell(**wanted: object) -> subprocess.CompletedProcess[str]:
@@ -362,7 +362,7 @@ LIGHT = """
 import os, sys
 from capshm.lab import workloads
 assert "capshm.machine" not in sys.modules, "the registry imports the machine"
-import capshm.lab.cell
+import capshm.lab.cells.cell
 for name in workloads.NAMES:
     workloads.find(name)
 assert len(os.listdir("/proc/self/task")) == 1

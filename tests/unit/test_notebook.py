@@ -10,7 +10,7 @@ import pytest
 import capshm
 from capshm.lab.comparison import Comparison
 from capshm.lab.plan import Plan
-from capshm.lab.results import Canary, Failed, ResultsError
+from capshm.lab.results.results import Canary, Failed, ResultsError
 from tests.unit import report_scene as scene
 
 PLAN = Plan(

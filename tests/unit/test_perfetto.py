@@ -20,8 +20,8 @@ import capshm
 from capshm import cheribsd as bsd
 from capshm.broker import audit
 from capshm.commands.trace import trace
-from capshm.lab import perfetto_trace
-from capshm.lab.perfetto_arrows import arrows
+from capshm.lab.perfetto import writing as perfetto_trace
+from capshm.lab.perfetto.arrows import arrows
 from capshm.records import Audit
 from tests.faults.isolation import isolated
 from tests.faults.processes import Child, Event

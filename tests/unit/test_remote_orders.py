@@ -7,7 +7,7 @@ import pytest
 from capshm._native import ffi, lib
 from capshm.broker.loop import Loop
 from capshm.broker.messages import Answer
-from capshm.broker.remote_orders import LIMIT, NOTHING, Order, check_count, packed, start_of, taken
+from capshm.broker.zircon.remote_orders import LIMIT, NOTHING, Order, check_count, packed, start_of, taken
 from capshm.model.rules import ZxRefusal
 
 

@@ -17,7 +17,7 @@ from capshm.lab.report import answers, browser, differences, growth, pauses, wri
 from capshm.lab.report.drawing import KINDS
 from capshm.lab.report.palette import COLOURS, style
 from capshm.lab.report.runs import ReportError, Run
-from capshm.lab.results import Canary
+from capshm.lab.results.results import Canary
 from capshm.lab.statistics import Interval, Median
 from tests.unit import report_scene as scene
 

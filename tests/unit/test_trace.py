@@ -12,8 +12,8 @@ import pytest
 
 from capshm._native import lib
 from capshm.errors import CapshmError
-from capshm.lab import trace
-from capshm.lab.trace import EVENT, Process, Trace, TraceDamaged, TraceTooNew
+from capshm.lab.inputs import trace
+from capshm.lab.inputs.trace import EVENT, Process, Trace, TraceDamaged, TraceTooNew
 from tests.faults.isolation import isolated
 
 HEAD = struct.Struct("<7sBIQI")

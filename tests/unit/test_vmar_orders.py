@@ -1,8 +1,8 @@
-"""`capshm.broker.vmar_orders`: as few system calls as can be for a protect over many mappings."""
+"""`capshm.broker.zircon.vmar_orders`: as few system calls as can be for a protect over many mappings."""
 
 from typing import cast
 
-from capshm.broker.vmar_orders import protect_orders
+from capshm.broker.zircon.vmar_orders import protect_orders
 from capshm.model import zircon_constants as z
 from capshm.model.constants import PAGE
 from capshm.model.vmar_changing import commit_protect, plan_protect

@@ -22,7 +22,7 @@ from capshm.lab.report.drawing import add_legend, panels, show_times
 from capshm.lab.report.exhibit import Exhibit, Missing
 from capshm.lab.report.palette import style
 from capshm.lab.report.runs import Run, distinguish
-from capshm.lab.results import Result
+from capshm.lab.results.results import Result
 from capshm.lab.statistics import Median
 from capshm.lab.table import duration, size
 

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from capshm.lab.comparison import Configuration
-from capshm.lab.maps import Map
 from capshm.lab.report.drawing import panels
 from capshm.lab.report.exhibit import Exhibit, Missing
 from capshm.lab.report.runs import Run, distinguish
+from capshm.lab.results.maps import Map
 from capshm.lab.table import duration, size
 
 MISSING = Missing("Where a segment held its tags", "capshm report --maps FOLDER")

@@ -9,11 +9,12 @@ from pathlib import Path
 import msgspec
 
 from capshm.errors import CapshmError
-from capshm.lab import maps, results, statistics, summary
+from capshm.lab import statistics, summary
 from capshm.lab.comparison import AXES, Case, Comparison, Configuration
-from capshm.lab.maps import Map
 from capshm.lab.plan import Plan
-from capshm.lab.results import Found, Measured
+from capshm.lab.results import maps, results
+from capshm.lab.results.maps import Map
+from capshm.lab.results.results import Found, Measured
 from capshm.lab.statistics import Median
 from capshm.lab.summary import Results, Summary
 from capshm.lab.table import described, size

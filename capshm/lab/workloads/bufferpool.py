@@ -15,11 +15,11 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capshm.lab.pages import Pool
+from capshm.lab.cells.pages import Pool
 
 if TYPE_CHECKING:
-    from capshm.lab.cell import Setting
-    from capshm.lab.crew import Crew
+    from capshm.lab.cells.cell import Setting
+    from capshm.lab.cells.crew import Crew
 
 DEFAULT_SIZE = 4 << 20
 FREES_MEMORY = True

@@ -16,13 +16,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from capshm._native import lib
-from capshm.lab.player import COUNTED, Player
-from capshm.lab.trace import EVENT, Process, Trace
+from capshm.lab.cells.player import COUNTED, Player
+from capshm.lab.inputs.trace import EVENT, Process, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from capshm.lab.cell import Setting
+    from capshm.lab.cells.cell import Setting
 
 DEFAULT_SIZE = 12 << 20
 FREES_MEMORY = True

@@ -13,11 +13,11 @@ import socket
 import struct
 from typing import TYPE_CHECKING
 
-from capshm.lab.crew import CellFailed
-from capshm.lab.graph import Graph, compare_sums
+from capshm.lab.cells.crew import CellFailed
+from capshm.lab.cells.graph import Graph, compare_sums
 
 if TYPE_CHECKING:
-    from capshm.lab.cell import Setting
+    from capshm.lab.cells.cell import Setting
 
 DEFAULT_SIZE = 4 << 20
 OBJECT_SIZE = 64 << 10

@@ -11,10 +11,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capshm.lab.pages import Heap
+from capshm.lab.cells.pages import Heap
 
 if TYPE_CHECKING:
-    from capshm.lab.cell import Setting
+    from capshm.lab.cells.cell import Setting
 
 DEFAULT_SIZE = 4 << 20
 PROCESSES = range(1, 1025)

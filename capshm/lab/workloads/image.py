@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING
 from capshm import cheribsd as bsd
 from capshm import errors
 from capshm.cheribsd.revoke import revoke_ranges
-from capshm.lab import image
-from capshm.lab.crew import CellFailed
-from capshm.lab.heap import Heap
+from capshm.lab.cells.crew import CellFailed
+from capshm.lab.cells.heap import Heap
+from capshm.lab.inputs import image
 
 if TYPE_CHECKING:
-    from capshm.lab.cell import Setting
-    from capshm.lab.world import Area, World
+    from capshm.lab.cells.cell import Setting
+    from capshm.lab.cells.world import Area, World
 
 DEFAULT_SIZE = 1 << 20
 FREES_MEMORY = True

@@ -12,11 +12,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capshm.lab.graph import Graph, compare_sums
-from capshm.lab.loading import PAGE, Image
+from capshm.lab.cells.graph import Graph, compare_sums
+from capshm.lab.cells.loading import PAGE, Image
 
 if TYPE_CHECKING:
-    from capshm.lab.cell import Setting
+    from capshm.lab.cells.cell import Setting
 
 DEFAULT_SIZE = 2 << 20
 COMPONENTS = 8

@@ -13,11 +13,11 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capshm.lab.rings import MOST, Rings, compare_sums
+from capshm.lab.cells.rings import MOST, Rings, compare_sums
 
 if TYPE_CHECKING:
-    from capshm.lab.cell import Setting
-    from capshm.lab.world import Area
+    from capshm.lab.cells.cell import Setting
+    from capshm.lab.cells.world import Area
 
 DEFAULT_SIZE = 1 << 20
 PROCESSES = range(1, MOST + 1)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capshm.lab.rings import MOST, Rings, compare_sums
+from capshm.lab.cells.rings import MOST, Rings, compare_sums
 
 if TYPE_CHECKING:
-    from capshm.lab.cell import Setting
+    from capshm.lab.cells.cell import Setting
 
 DEFAULT_SIZE = 1 << 20
 PROCESSES = range(1, MOST + 1)

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from capshm.lab import trace
-from capshm.lab.crew import CellFailed
-from capshm.lab.player import COUNTED, Player
+from capshm.lab.cells.crew import CellFailed
+from capshm.lab.cells.player import COUNTED, Player
+from capshm.lab.inputs import trace
 
 if TYPE_CHECKING:
-    from capshm.lab.cell import Setting
+    from capshm.lab.cells.cell import Setting
 
 DEFAULT_SIZE = 64 << 10
 FREES_MEMORY = True

@@ -1,0 +1,1 @@
+"""Revocation, in the broker: requests, shadows, stoppers, and the passes over all processes."""
