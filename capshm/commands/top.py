@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import cyclopts
 
 from capshm import connection
+from capshm.commands import outputs
 from capshm.commands.tables import Json, print_json, print_table
 from capshm.errors import CapshmError
 from capshm.observer import Observer, choose, machines
@@ -74,12 +75,12 @@ def top(
         raise CapshmError("capshm top needs the library textual: pip install 'capshm[top]'; --once does without")
     from capshm.commands.top_screen import Top
 
+    if screenshot is not None:
+        outputs.check(screenshot, "a picture", is_forced=force, option="--screenshot")
     name = machine or os.environ.get(connection.MACHINE_VARIABLE) or machines()[0]
     Observer(name).close()  # better to know now that there is none of that name
     app = Top(name)
     if screenshot is not None:
-        if screenshot.exists() and not force:
-            raise CapshmError(f"{screenshot} is there already; --force overwrites it")
         screenshot.write_text(_picture(app), encoding="utf-8")
         return
     if not sys.stdout.isatty():

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import cyclopts
 
+from capshm.commands import outputs
 from capshm.commands.audit import FileArgument, read
 from capshm.errors import CapshmError
 
@@ -58,11 +59,7 @@ def trace(
     path = output or Path(f"{name}.pftrace")
     if file is not None and path.exists() and path.samefile(file):
         raise CapshmError(f"{path} is the audit itself; --output names another file for the trace")
-    if path.exists() and not (force and path.is_file()):
-        reason = "is there already; --force overwrites it, --output names another"
-        raise CapshmError(f"{path} {reason if path.is_file() else 'is no file that a trace could take the place of'}")
-    if not path.parent.is_dir():
-        raise CapshmError(f"there is no folder {path.parent} for the trace")
+    outputs.check(path, "a trace", is_forced=force)
     records, findings = read(file, name)
     if findings and not records:
         raise CapshmError("; ".join(findings))
