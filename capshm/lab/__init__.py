@@ -10,7 +10,6 @@ that no cell inherits anything of another.
     workloads   what is run, one file each
     trace       the file of a recorded program, which the workload of that name replays
     recording   runs a program with the recorder (native/recorder)
-    density     looks at the tags of a cell from outside
     journals    what that has written down, made into a trace
     image       the file of a program's pointers, which the workload of that name loads into its memory
     snapshot    finds them in memory, by numpy
@@ -18,11 +17,14 @@ that no cell inherits anything of another.
     core_file   memory in a core file
     heap        an image loaded into memory
     container   what both files have in common
+    whole       files that are written whole or not at all
+    density     looks at the tags of a cell from outside
 
 A comparison is many cells, and what they say. The runner forks no emulated process, so here libraries may have threads;
 nothing above imports anything below.
 
     choice      what a plan file and a command line say
+    comparison  cases, configurations, and what each is compared with
     plan        which cells, how often, in which order
     run         every cell in its process, and on the disk
     places      where that is: here, or
