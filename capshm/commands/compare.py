@@ -122,12 +122,13 @@ def compare(
     measure
         What is compared: wall time, or cpu, which is the time that all processes of a cell were running.
     quick
-        A first look, in less than a minute: two rounds of smaller sizes.
+        A first look, in about a minute: two rounds of smaller sizes.
     dry_run
         Show which cells would run, and for about how long; run none.
     cluster
         Run the cells on the workers of a dask cluster, one at a time on each: the address of its scheduler, such as
-        tcp://10.0.0.1:8786. Every worker needs this version of capshm, the same kind of machine, and the traces.
+        tcp://10.0.0.1:8786. Every worker needs this version of capshm, the same kind of machine, and the files
+        of traces and images.
     output
         The folder for the results; a new one in results/ without it.
     force
