@@ -6,13 +6,15 @@ import resource
 import signal
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import pytest
 
-from capshm import Machine
+from capshm import Machine, RevocationIncomplete
 from capshm import cheribsd as bsd
 from capshm.lab import workloads
+from capshm.lab import world as worlds
 from capshm.lab.cell import Cell, Setting
 from capshm.lab.crew import CellFailed, Crew
 from capshm.lab.workloads import (
@@ -29,7 +31,7 @@ from capshm.lab.workloads import (
     ring,
     zygote,
 )
-from capshm.lab.world import Plain, enter
+from capshm.lab.world import Emulated, Plain, enter
 from tests.faults import plugins
 from tests.faults.isolation import isolated
 from tests.faults.residue import names_in, wait_until_alone
@@ -533,3 +535,18 @@ def test_no_room_for_plain_memory() -> None:
     """Shared memory that there is no room for is refused with the reason, before the kernel would end the process."""
     with pytest.raises(CellFailed, match="/dev/shm has no room"):
         Plain().inherited(1 << 50)
+
+
+def test_whoever_could_not_be_stopped_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine makes a revocation in a cell late, and no cell fail."""
+    asked = []
+
+    def revoke(ranges: "array[int]") -> None:
+        asked.append(list(ranges))
+        if len(asked) < 3:
+            raise RevocationIncomplete("somebody was slow", processes=[(1, "is in an operation")])
+
+    monkeypatch.setattr(worlds, "revoke_ranges", revoke)
+    monkeypatch.setattr(bsd, "malloc_revoke_enabled", lambda: True)
+    Emulated(Machine(), Crew(1)).revoke(array("Q", [4096, 16]))
+    assert asked == [[4096, 16]] * 3
