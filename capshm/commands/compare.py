@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import cyclopts
 
+from capshm.commands.options import Flag
 from capshm.commands.tables import Json
 from capshm.errors import CapshmError
 
@@ -19,7 +20,6 @@ Numbers: TypeAlias = Annotated[list[int] | None, cyclopts.Parameter(consume_mult
 Shares: TypeAlias = Annotated[list[float] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
 Paths: TypeAlias = Annotated[list[Path] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
 Measure: TypeAlias = Literal["wall", "cpu"]
-Flag: TypeAlias = Annotated[bool, cyclopts.Parameter(negative=(), show_default=False)]
 
 _GOES_WITH: dict[str, Set[str]] = {
     "--show": {"--readme"},

@@ -6,12 +6,11 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import cyclopts
+from typing import TYPE_CHECKING
 
 from capshm import connection
 from capshm.commands import outputs
+from capshm.commands.options import Flag
 from capshm.commands.tables import Json, print_json, print_table
 from capshm.errors import CapshmError
 from capshm.observer import Observer, choose, machines
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from capshm.commands.top_screen import Top
 
 _SIZE = 132, 30  # of a picture, in characters
-
-Flag = Annotated[bool, cyclopts.Parameter(negative=())]
 
 
 def top(

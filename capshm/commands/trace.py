@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Annotated
-
-import cyclopts
 
 from capshm.commands import outputs
 from capshm.commands.audit import FileArgument, read
+from capshm.commands.options import Flag, Output
 from capshm.errors import CapshmError
 
 
@@ -18,8 +16,8 @@ def trace(
     file: FileArgument = None,
     *,
     machine: str | None = None,
-    output: Annotated[Path | None, cyclopts.Parameter(name=["--output", "-o"])] = None,
-    force: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    output: Output = None,
+    force: Flag = False,
 ) -> None:
     """Write what happened in a machine as a trace: its processes side by side, with arrows from a grant to its end.
 
