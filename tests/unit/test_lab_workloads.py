@@ -365,12 +365,14 @@ import os, sys
 from capshm.lab import workloads
 assert "capshm.machine" not in sys.modules, "the registry imports the machine"
 import capshm.lab.cell
-for name in workloads.NAMES:
+for name in (*workloads.NAMES, *workloads.FROM_FILES):
     workloads.find(name)
 assert len(os.listdir("/proc/self/task")) == 1
-unwanted = {"numpy", "scipy", "polars", "rich", "msgspec", "psutil", "asyncio"}
+unwanted = {"numpy", "scipy", "polars", "rich", "msgspec", "psutil", "asyncio", "matplotlib", "distributed"}
 unwanted |= {f"capshm.lab.{name}" for name in
-             "comparison plan run keeper canary results database statistics summary table progress facts".split()}
+             "canary choice cluster comparison core_file database facts filling held keeper maps measuring merging "
+             "notebook perfetto_trace places plan progress report results run snapshot statistics summary "
+             "table".split()}
 assert not unwanted & set(sys.modules), unwanted & set(sys.modules)
 """
 
