@@ -43,7 +43,7 @@ def top(
     Parameters
     ----------
     machine
-        Its name; without it, the only one, or the first of several.
+        Its name. Without it, the only one; of several the first, from which m leads on, but --once and --json need it.
     once
         Print what there is now as text.
     screenshot
