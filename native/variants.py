@@ -90,9 +90,7 @@ def build_program(
 ) -> Path:
     """Return the path of a program made of `sources` (paths from the root of the tree) and all of the core's sources.
 
-    Headers among the sources are put beside them.
-
-    Everything else as in build_variant; no Python is involved.
+    Headers among the sources are put beside them. Everything else as in build_variant; no Python is involved.
     """
     files = _patched_sources(name, patches)
     files |= {source: (ROOT / source).read_text(encoding="utf-8") for source in sources}

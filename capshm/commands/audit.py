@@ -11,6 +11,7 @@ from typing import Annotated
 import cyclopts
 
 from capshm.commands import names
+from capshm.commands.options import Flag
 from capshm.commands.tables import Json, print_json, print_table
 from capshm.model.rules import RULES
 from capshm.observer import Observer, choose
@@ -41,7 +42,7 @@ class Filters:
     pid: int | None = None
     event: str | None = None
     rule: str | None = None
-    refused: Annotated[bool, cyclopts.Parameter(negative=())] = False
+    refused: Flag = False
 
     def check(self, records: list[Audit]) -> None:
         """CycloptsError: there is no such event or rule. What the records have is known, too: a plug-in's rules."""

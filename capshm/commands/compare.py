@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import cyclopts
 
+from capshm.commands.options import Flag
 from capshm.commands.tables import Json
 from capshm.errors import CapshmError
 
@@ -19,7 +20,6 @@ Numbers: TypeAlias = Annotated[list[int] | None, cyclopts.Parameter(consume_mult
 Shares: TypeAlias = Annotated[list[float] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
 Paths: TypeAlias = Annotated[list[Path] | None, cyclopts.Parameter(consume_multiple=True, negative=())]
 Measure: TypeAlias = Literal["wall", "cpu"]
-Flag: TypeAlias = Annotated[bool, cyclopts.Parameter(negative=(), show_default=False)]
 
 _GOES_WITH: dict[str, Set[str]] = {
     "--show": {"--readme"},
@@ -122,12 +122,13 @@ def compare(
     measure
         What is compared: wall time, or cpu, which is the time that all processes of a cell were running.
     quick
-        A first look, in less than a minute: two rounds of smaller sizes.
+        A first look, in about a minute: two rounds of smaller sizes.
     dry_run
         Show which cells would run, and for about how long; run none.
     cluster
         Run the cells on the workers of a dask cluster, one at a time on each: the address of its scheduler, such as
-        tcp://10.0.0.1:8786. Every worker needs this version of capshm, the same kind of machine, and the traces.
+        tcp://10.0.0.1:8786. Every worker needs this version of capshm, the same kind of machine, and the files
+        of traces and images.
     output
         The folder for the results; a new one in results/ without it.
     force

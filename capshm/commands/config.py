@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
 
 import cyclopts
 
 from capshm import get_include, get_library_dir
+from capshm.commands.options import Flag
 
 
 def config(
     *,
-    cflags: Annotated[bool, cyclopts.Parameter(negative=())] = False,
-    libs: Annotated[bool, cyclopts.Parameter(negative=())] = False,
-    pkgconfigdir: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    cflags: Flag = False,
+    libs: Flag = False,
+    pkgconfigdir: Flag = False,
 ) -> None:
     """Print the flags with which a program in C or C++ that attaches to machines is compiled and linked.
 

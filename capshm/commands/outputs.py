@@ -8,12 +8,15 @@ from pathlib import Path
 from capshm.errors import CapshmError
 
 
-def check(path: Path, what: str, *, is_forced: bool) -> None:
-    """CapshmError: the file, `what` with its article, may not or cannot be written there. Nothing is changed."""
+def check(path: Path, what: str, *, is_forced: bool, option: str = "--output") -> None:
+    """CapshmError: the file, `what` with its article, may not or cannot be written there. Nothing is changed.
+
+    option: by which another file is named.
+    """
     if path.exists() and not path.is_file():
         raise CapshmError(f"{path} is no file that {what} could take the place of")
     if path.exists() and not is_forced:
-        raise CapshmError(f"{path} is there already; --force overwrites it, --output names another")
+        raise CapshmError(f"{path} is there already; --force overwrites it, {option} names another")
     if not path.parent.is_dir():
         raise CapshmError(f"there is no folder {path.parent} for {what}")
     try:

@@ -9,14 +9,15 @@ from typing import Annotated
 import cyclopts
 
 from capshm.commands import outputs
+from capshm.commands.options import Flag, Output
 
 
 def record(
     program: str,
     /,
     *arguments: Annotated[str, cyclopts.Parameter(allow_leading_hyphen=True)],
-    output: Annotated[Path | None, cyclopts.Parameter(name=["--output", "-o"])] = None,
-    force: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    output: Output = None,
+    force: Flag = False,
 ) -> None:
     """Run a program as it is, and record its allocations and forks in a trace for `capshm compare --trace`.
 

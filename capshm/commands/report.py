@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import cyclopts
 
+from capshm.commands.options import Flag
 from capshm.commands.tables import Json, print_json
 from capshm.errors import CapshmError
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Folders: TypeAlias = Annotated[list[Path], cyclopts.Parameter(consume_multiple=True, negative=())]
-Flag: TypeAlias = Annotated[bool, cyclopts.Parameter(negative=(), show_default=False)]
 
 
 def report(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import cyclopts
 
 from capshm.commands import outputs
+from capshm.commands.options import Flag, Output
 from capshm.commands.tables import Json, print_json, print_table
 from capshm.errors import CapshmError
 
@@ -27,8 +28,8 @@ def snapshot(
     /,
     *,
     all_memory: Annotated[bool, cyclopts.Parameter(name="--all", negative=())] = False,
-    output: Annotated[Path | None, cyclopts.Parameter(name=["--output", "-o"])] = None,
-    force: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    output: Output = None,
+    force: Flag = False,
     show: Path | None = None,
     json_output: Json = False,
 ) -> None:

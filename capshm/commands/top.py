@@ -6,11 +6,11 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import cyclopts
+from typing import TYPE_CHECKING
 
 from capshm import connection
+from capshm.commands import outputs
+from capshm.commands.options import Flag
 from capshm.commands.tables import Json, print_json, print_table
 from capshm.errors import CapshmError
 from capshm.observer import Observer, choose, machines
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from capshm.commands.top_screen import Top
 
 _SIZE = 132, 30  # of a picture, in characters
-
-Flag = Annotated[bool, cyclopts.Parameter(negative=())]
 
 
 def top(
@@ -45,7 +43,7 @@ def top(
     Parameters
     ----------
     machine
-        Its name; without it, the only one, or the first of several.
+        Its name. Without it, the only one; of several the first, from which m leads on, but --once and --json need it.
     once
         Print what there is now as text.
     screenshot
@@ -74,12 +72,12 @@ def top(
         raise CapshmError("capshm top needs the library textual: pip install 'capshm[top]'; --once does without")
     from capshm.commands.top_screen import Top
 
+    if screenshot is not None:
+        outputs.check(screenshot, "a picture", is_forced=force, option="--screenshot")
     name = machine or os.environ.get(connection.MACHINE_VARIABLE) or machines()[0]
     Observer(name).close()  # better to know now that there is none of that name
     app = Top(name)
     if screenshot is not None:
-        if screenshot.exists() and not force:
-            raise CapshmError(f"{screenshot} is there already; --force overwrites it")
         screenshot.write_text(_picture(app), encoding="utf-8")
         return
     if not sys.stdout.isatty():

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Annotated
 
-import cyclopts
-
+from capshm.commands import outputs
 from capshm.commands.audit import FileArgument, read
+from capshm.commands.options import Flag, Output
 from capshm.errors import CapshmError
 
 
@@ -17,8 +16,8 @@ def trace(
     file: FileArgument = None,
     *,
     machine: str | None = None,
-    output: Annotated[Path | None, cyclopts.Parameter(name=["--output", "-o"])] = None,
-    force: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    output: Output = None,
+    force: Flag = False,
 ) -> None:
     """Write what happened in a machine as a trace: its processes side by side, with arrows from a grant to its end.
 
@@ -58,11 +57,7 @@ def trace(
     path = output or Path(f"{name}.pftrace")
     if file is not None and path.exists() and path.samefile(file):
         raise CapshmError(f"{path} is the audit itself; --output names another file for the trace")
-    if path.exists() and not (force and path.is_file()):
-        reason = "is there already; --force overwrites it, --output names another"
-        raise CapshmError(f"{path} {reason if path.is_file() else 'is no file that a trace could take the place of'}")
-    if not path.parent.is_dir():
-        raise CapshmError(f"there is no folder {path.parent} for the trace")
+    outputs.check(path, "a trace", is_forced=force)
     records, findings = read(file, name)
     if findings and not records:
         raise CapshmError("; ".join(findings))

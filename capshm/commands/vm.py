@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import cyclopts
-
+from capshm.commands.options import Flag
 from capshm.commands.tables import Json, print_json, print_table
 from capshm.model.handles import rights_text
 from capshm.observer import Observer, choose_for
@@ -16,7 +13,7 @@ def vm(
     pid: int,
     *,
     machine: str | None = None,
-    tree: Annotated[bool, cyclopts.Parameter(negative=())] = False,
+    tree: Flag = False,
     json_output: Json = False,
 ) -> None:
     """List the mappings of an emulated process, as `procstat vm` does.

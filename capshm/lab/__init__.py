@@ -6,6 +6,7 @@ anything of another: `python -m capshm.lab.cells.cell`.
     inputs      traces of what real programs allocate, images of where they keep their pointers
     workloads   what is run, one file each
     cells       what runs in a cell's processes, and a keeper around them that leaves nothing of it behind
+    whole       files that are written whole or not at all
 
 A comparison is many cells, and what they say. The runner forks no emulated process, so here libraries may have threads;
 nothing above imports anything below.

@@ -74,11 +74,7 @@ def read(path: Path) -> Choice:
         path = bundled
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-    ) as error:  # TOML's errors, and numbers of too many digits, are the second
+    except (OSError, ValueError, RecursionError) as error:  # TOML's own errors, and too long numbers, are the second
         raise PlanError(f"{path} is no plan: {error}") from error
     check_names(f"{path}: key", document, Choice.__struct_fields__)
     return _convert(f"{path}: ", document)

@@ -6,16 +6,18 @@ import resource
 import signal
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import pytest
 
-from capshm import Machine
+from capshm import Machine, RevocationIncomplete
 from capshm import cheribsd as bsd
 from capshm.lab import workloads
+from capshm.lab.cells import world as worlds
 from capshm.lab.cells.cell import Cell, Setting
 from capshm.lab.cells.crew import CellFailed, Crew
-from capshm.lab.cells.world import Plain, enter
+from capshm.lab.cells.world import Emulated, Plain, enter
 from capshm.lab.workloads import (
     LARGEST,
     PLAIN,
@@ -363,12 +365,13 @@ import os, sys
 from capshm.lab import workloads
 assert "capshm.machine" not in sys.modules, "the registry imports the machine"
 import capshm.lab.cells.cell
-for name in workloads.NAMES:
+for name in (*workloads.NAMES, *workloads.FROM_FILES):
     workloads.find(name)
 assert len(os.listdir("/proc/self/task")) == 1
-unwanted = {"numpy", "scipy", "polars", "rich", "msgspec", "psutil", "asyncio"}
+unwanted = {"numpy", "scipy", "polars", "rich", "msgspec", "psutil", "asyncio", "matplotlib", "distributed"}
 unwanted |= {f"capshm.lab.{name}" for name in
-             "comparison plan run keeper canary results database statistics summary table progress facts".split()}
+             "cells.keeper choice comparison inputs.core_file inputs.held inputs.snapshot perfetto plan report results "
+             "runner statistics summary table".split()}
 assert not unwanted & set(sys.modules), unwanted & set(sys.modules)
 """
 
@@ -533,3 +536,18 @@ def test_no_room_for_plain_memory() -> None:
     """Shared memory that there is no room for is refused with the reason, before the kernel would end the process."""
     with pytest.raises(CellFailed, match="/dev/shm has no room"):
         Plain().inherited(1 << 50)
+
+
+def test_whoever_could_not_be_stopped_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine makes a revocation in a cell late, and no cell fail."""
+    asked = []
+
+    def revoke(ranges: "array[int]") -> None:
+        asked.append(list(ranges))
+        if len(asked) < 3:
+            raise RevocationIncomplete("somebody was slow", processes=[(1, "is in an operation")])
+
+    monkeypatch.setattr(worlds, "revoke_ranges", revoke)
+    monkeypatch.setattr(bsd, "malloc_revoke_enabled", lambda: True)
+    Emulated(Machine(), Crew(1)).revoke(array("Q", [4096, 16]))
+    assert asked == [[4096, 16]] * 3

@@ -196,7 +196,7 @@ def test_what_trace_says_of_wrong_files() -> None:
         assert told(path, output=second) == told(path, force=True).replace("story", "again")
         assert first.read_bytes() == second.read_bytes()
         for options, reason in (
-            ({"output": Path("no", "where")}, "1there is no folder no for the trace"),
+            ({"output": Path("no", "where")}, "1there is no folder no for a trace"),
             ({"output": Path(name), "force": True}, "is no file that a trace could take the place of"),
             ({"output": path, "force": True}, "is the audit itself"),
         ):

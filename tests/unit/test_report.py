@@ -15,6 +15,7 @@ from capshm.lab.comparison import Comparison
 from capshm.lab.plan import Plan
 from capshm.lab.report import answers, browser, differences, growth, pauses, writing
 from capshm.lab.report.drawing import KINDS
+from capshm.lab.report.exhibit import split
 from capshm.lab.report.palette import COLOURS, style
 from capshm.lab.report.runs import ReportError, Run
 from capshm.lab.results.results import Canary
@@ -209,3 +210,10 @@ def test_styles_differ_without_any_colour() -> None:
     styles = [style(comparison, each) for each in comparison.configurations]
     for cue in ("hatch", "dash", "marker"):
         assert len({getattr(each, cue) for each in styles}) == len(styles)
+
+
+def test_what_is_too_much_for_one_picture_goes_into_the_next() -> None:
+    """Each has a name of its own as a file; nothing is lost, and of nothing there is no picture."""
+    assert list(split("abcde", 2, "bars")) == [("bars", "ab"), ("bars-2", "cd"), ("bars-3", "e")]
+    assert list(split("ab", 2, "bars")) == [("bars", "ab")]
+    assert list(split("", 2, "bars")) == []

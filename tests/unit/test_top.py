@@ -231,8 +231,13 @@ def test_one_look_for_scripts_and_one_for_documents(tmp_path: Path, capsys: pyte
         words = "".join(ElementTree.fromstring(picture.read_text(encoding="utf-8")).itertext()).replace("\xa0", " ")
         for word in (machine.name, machine.child, "cheribsd:E2", "waits.py"):
             assert word in words
-        with pytest.raises(capshm.CapshmError, match="--force overwrites it"):
-            verb.top(machine.name, screenshot=picture)
+        for path, reason in (
+            (picture, "--force overwrites it, --screenshot names another"),
+            (tmp_path, "is no file that a picture could take the place of"),
+            (tmp_path / "no" / "top.svg", "there is no folder .* for a picture"),
+        ):
+            with pytest.raises(capshm.CapshmError, match=reason):
+                verb.top(machine.name, screenshot=path)
         with pytest.raises(capshm.CapshmError, match="needs a terminal"):
             verb.top(machine.name)
     with pytest.raises(capshm.CapshmError, match=f"no machine '{machine.name}' of this user is running"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,8 @@ class Pool:
             crew.check()  # whoever has pinned the others may be dead
             os.sched_yield()
         self._pages += self._spare
-        emptied = self._frames[self._descriptors : self._descriptors + self._spare]
-        places = [(lib.driver_pool_frame(self._pool, frame), PAGE) for frame in emptied]
-        crew.counts.passes += self._world.revoke(self._area, places)
+        if self._world.can_revoke():
+            emptied = self._frames[self._descriptors : self._descriptors + self._spare]
+            starts = [self._area.address + lib.driver_pool_frame(self._pool, frame) for frame in emptied]
+            self._world.revoke(array("Q", [number for start in starts for number in (start, PAGE)]))
+            crew.counts.passes += 1

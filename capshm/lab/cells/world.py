@@ -14,7 +14,6 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from array import array
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,7 +25,8 @@ from capshm.lab.cells.crew import CellFailed
 from capshm.permissions import Permissions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from array import array
+    from collections.abc import Iterator
     from multiprocessing.shared_memory import SharedMemory
 
     from capshm._native import CData
@@ -66,10 +66,14 @@ class World(Protocol):
     def revocable(self, length: int) -> Area:
         """As `inherited`, of which the calling process may revoke parts."""
 
-    def revoke(self, area: Area, parts: Sequence[tuple[int, int]]) -> bool:
-        """Take all capabilities to parts of a `revocable` area, by offset and length. False: this world does not.
+    def can_revoke(self) -> bool:
+        """Whether anything can be revoked here."""
 
-        What belongs to whom, and how far a revocation reaches, is the machine's matter.
+    def revoke(self, ranges: array[int] | memoryview[int]) -> None:
+        """Take all capabilities without SW_VMEM to these ranges of the process's memory, if that can be.
+
+        ranges: pairs of start and length in bytes. What belongs to whom, and how far a revocation reaches, is the
+        machine's matter.
         """
 
     def private(self, length: int) -> Area:
@@ -154,15 +158,16 @@ class Emulated:
         area.drop_permissions(Permissions.SW_VMEM)
         return area
 
-    def revoke(self, area: Area, parts: Sequence[tuple[int, int]]) -> bool:
-        """As an allocator does: somebody who could not be stopped in time is waited for once more."""
-        if not bsd.malloc_revoke_enabled():
-            return False
-        ranges = array("Q", [number for offset, length in parts for number in (area.address + offset, length)])
-        while True:
+    def can_revoke(self) -> bool:
+        """Where an allocator would have it done."""
+        return bsd.malloc_revoke_enabled()
+
+    def revoke(self, ranges: array[int] | memoryview[int]) -> None:
+        """As an allocator does: whoever could not be stopped in time is waited for again, until all were."""
+        while self.can_revoke():
             with suppress(errors.RevocationIncomplete):
                 revoke_ranges(ranges)
-                return True
+                return
 
     def private(self, length: int) -> Area:
         """An allocation; one that is so large is a private mapping."""
@@ -266,9 +271,12 @@ class Plain:
         """No different."""
         return self.inherited(length)
 
-    def revoke(self, area: Area, parts: Sequence[tuple[int, int]]) -> bool:
-        """What leads there goes on leading there."""
+    def can_revoke(self) -> bool:
+        """What leads somewhere goes on leading there."""
         return False
+
+    def revoke(self, ranges: array[int] | memoryview[int]) -> None:
+        """Nothing."""
 
     def private(self, length: int) -> Area:
         """Anonymous memory."""

@@ -16,13 +16,13 @@ the description makes it expect: a few kilobytes may otherwise unpack to gigabyt
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from capshm.errors import CapshmError
+from capshm.lab.whole import replacing
 
 _HEAD = struct.Struct("<7sBIQI")
 HEAD_SIZE = _HEAD.size
@@ -70,15 +70,8 @@ class Kind:
         compressed = zlib.compress(content, 9)
         body = description + compressed
         head = _HEAD.pack(self.magic, self.version, len(description), len(compressed), zlib.crc32(body))
-        half_written = path.with_name(f".{path.name}-{os.getpid()}")
-        try:
-            half_written.write_bytes(head + body)
-            half_written.replace(path)
-        except OSError as error:
-            error.filename = os.fspath(path)  # a failed write names none
-            raise
-        finally:
-            half_written.unlink(missing_ok=True)
+        with replacing(path) as file:
+            file.write(head + body)
 
     def read(self, path: Path) -> tuple[bytes, bytes]:
         """The description, and the content as it is: compressed. What is damaged or too new is raised, and OSError."""

@@ -38,9 +38,8 @@ class CoreFile:
         self._file = path.open("rb")
         try:
             self.program = path.name
-            self._offsets: dict[
-                int, tuple[int, int]
-            ] = {}  # by where a mapping starts: where in the file, how many bytes
+            # By where a mapping starts: where in the file, how many bytes.
+            self._offsets: dict[int, tuple[int, int]] = {}
             self.mappings = self._find_mappings(is_all=is_all)
         except CapshmError:
             self._file.close()

@@ -10,7 +10,6 @@ Times are the audit's, in ns since 1970; where a clock was set back they stand s
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from capshm.errors import CapshmError
 from capshm.lab.perfetto.arrows import Arrow, arrows
 from capshm.lab.perfetto.packets import Event, Flows, Packets
+from capshm.lab.whole import replacing
 from capshm.records import Audit, Datum
 
 _BROKER = 1
@@ -46,19 +46,12 @@ def write(records: Sequence[Audit], path: Path, on_record: Callable[[], None] = 
     OSError: it could not be written.
     """
     found = arrows(records)
-    half_written = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with half_written.open("wb") as file:
+        with replacing(path) as file:
             packets = Packets(file)
             processes = _Story(packets, found).tell(records, on_record)
-        half_written.replace(path)
     except (ValueError, OverflowError) as error:  # a number that no packet holds
         raise CapshmError(f"there is no trace of these records: {error}") from None
-    except OSError as error:
-        error.filename = os.fspath(path)  # a failed write names none
-        raise
-    finally:
-        half_written.unlink(missing_ok=True)
     return Summary(processes, packets.events, len(found))
 
 

@@ -24,7 +24,7 @@ from scipy import stats
 
 from capshm.lab.comparison import Case, Comparison, Configuration
 from capshm.lab.report.drawing import INK, panels
-from capshm.lab.report.exhibit import Exhibit, Missing
+from capshm.lab.report.exhibit import Exhibit, Missing, split
 from capshm.lab.report.palette import COLOURS
 from capshm.lab.report.runs import Run, distinguish
 from capshm.lab.statistics import ENOUGH
@@ -52,9 +52,8 @@ class Difference(NamedTuple):
 def exhibits(run: Run) -> Iterator[Exhibit]:
     """All tests of a run."""
     found = test(run)
-    for begin in range(0, len(found), _ROWS):
-        number = f"-{begin // _ROWS + 1}" if begin else ""
-        yield _exhibit(run, found[begin : begin + _ROWS], len(found), f"differences{number}")
+    for key, rows in split(found, _ROWS, "differences"):
+        yield _exhibit(run, rows, len(found), key)
 
 
 def test(run: Run) -> list[Difference]:
@@ -88,7 +87,7 @@ def permutation_p(pairs: Sequence[tuple[float, float]], seed: int) -> float:
     return float(tested.pvalue)
 
 
-def _exhibit(run: Run, found: list[Difference], tests: int, key: str) -> Exhibit:
+def _exhibit(run: Run, found: Sequence[Difference], tests: int, key: str) -> Exhibit:
     over = {
         (line.comparison, line.case, line.configuration, reference): value
         for line in run.summary.lines
@@ -125,7 +124,7 @@ def _probability(p: float) -> str:
     return f"{p:.2g}" if p >= 0.001 else f"{p:.1e}"
 
 
-def _draw(run: Run, found: list[Difference], names: dict[Configuration, str]) -> Figure:
+def _draw(run: Run, found: Sequence[Difference], names: dict[Configuration, str]) -> Figure:
     figure, (axes,) = panels([1.1 + 0.27 * len(found)])
     for place, each in enumerate(found):
         is_certain = each.corrected < LEVEL

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 
 class Exhibit(NamedTuple):
@@ -28,3 +30,9 @@ class Missing(NamedTuple):
 
     title: str
     command: str
+
+
+def split(found: Sequence[T], most: int, key: str) -> Iterator[tuple[str, Sequence[T]]]:
+    """What goes into one picture, so many at a time, with the picture's key: the first has the given one itself."""
+    for begin in range(0, len(found), most):
+        yield key + (f"-{begin // most + 1}" if begin else ""), found[begin : begin + most]

@@ -8,7 +8,6 @@ of twice as much. Each round has a slope of its own because its cells ran on the
 from __future__ import annotations
 
 import functools
-import statistics as exact
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -21,7 +20,7 @@ from capshm.lab.comparison import Case, Comparison, Configuration
 from capshm.lab.report.drawing import add_legend, panels, show_times
 from capshm.lab.report.exhibit import Exhibit, Missing
 from capshm.lab.report.palette import style
-from capshm.lab.report.runs import Run, distinguish
+from capshm.lab.report.runs import Run, distinguish, median_pause
 from capshm.lab.results.results import Result
 from capshm.lab.statistics import Median
 from capshm.lab.table import duration, size
@@ -68,13 +67,8 @@ VARIABLES = (
 )
 
 
-def pause(result: Result) -> float | None:
-    """The median pause of a cell."""
-    return exact.median(result.pauses_ns) if result.pauses_ns else None
-
-
 OUTCOMES = (
-    Outcome("pause", "pause of the machine", pause),
+    Outcome("pause", "pause of the machine", median_pause),
     Outcome("time", "time of the measured section", lambda result: result.wall_ns),
 )
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from capshm.lab.comparison import Case, Comparison, Configuration
 from capshm.lab.report.drawing import FAINT, INK, panels, show_ratios
-from capshm.lab.report.exhibit import Exhibit, Missing
+from capshm.lab.report.exhibit import Exhibit, Missing, split
 from capshm.lab.report.palette import style
 from capshm.lab.report.runs import Run, distinguish
 from capshm.lab.statistics import Overhead
@@ -38,11 +38,8 @@ def exhibits(run: Run) -> Iterator[Exhibit]:
             for line in run.summary.lines:
                 if line.comparison == place and reference in line.over:
                     bars.setdefault(line.case, {})[line.configuration] = line.over[reference]
-            cases = list(bars)
-            for begin in range(0, len(cases), _PANELS):
-                chosen = {case: bars[case] for case in cases[begin : begin + _PANELS]}
-                key = f"overhead-{place + 1}-{reference}" + (f"-{begin // _PANELS + 1}" if begin else "")
-                yield _exhibit(run, comparison, reference, chosen, key)
+            for key, cases in split(list(bars), _PANELS, f"overhead-{place + 1}-{reference}"):
+                yield _exhibit(run, comparison, reference, {case: bars[case] for case in cases}, key)
 
 
 def _exhibit(run: Run, comparison: Comparison, reference: str, bars: dict[Case, _Bars], key: str) -> Exhibit:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from capshm.lab.comparison import Case, Comparison, Configuration
 from capshm.lab.report.drawing import add_legend, panels, show_times
-from capshm.lab.report.exhibit import Exhibit, Missing
+from capshm.lab.report.exhibit import Exhibit, Missing, split
 from capshm.lab.report.palette import style
 from capshm.lab.report.runs import Run, distinguish
 from capshm.lab.table import duration
@@ -36,12 +36,8 @@ def exhibits(run: Run) -> Iterator[Exhibit]:
             own = {each: pauses(run, case, each) for each in comparison.configurations}
             if own := {each: taken for each, taken in own.items() if taken}:
                 found[case] = own
-        cases = list(found)
-        for begin in range(0, len(cases), _PANELS):
-            chosen = {case: found[case] for case in cases[begin : begin + _PANELS]}
-            yield _exhibit(
-                run, comparison, chosen, f"pauses-{place + 1}" + (f"-{begin // _PANELS + 1}" if begin else "")
-            )
+        for key, cases in split(list(found), _PANELS, f"pauses-{place + 1}"):
+            yield _exhibit(run, comparison, {case: found[case] for case in cases}, key)
 
 
 def pauses(run: Run, case: Case, configuration: Configuration) -> list[int]:

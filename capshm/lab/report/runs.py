@@ -14,7 +14,7 @@ from capshm.lab.comparison import AXES, Case, Comparison, Configuration
 from capshm.lab.plan import Plan
 from capshm.lab.results import maps, results
 from capshm.lab.results.maps import Map
-from capshm.lab.results.results import Found, Measured
+from capshm.lab.results.results import Found, Measured, Result
 from capshm.lab.statistics import Median
 from capshm.lab.summary import Results, Summary
 from capshm.lab.table import described, size
@@ -38,6 +38,11 @@ def distinguish(
 
 def _varying(configurations: Sequence[Configuration]) -> list[str]:
     return [axis for axis in AXES if len({each.on(axis) for each in configurations} - {None}) > 1]
+
+
+def median_pause(result: Result) -> float | None:
+    """Of a cell, in nanoseconds. None: the machine has not stood."""
+    return exact.median(result.pauses_ns) if result.pauses_ns else None
 
 
 class Run:
@@ -88,7 +93,7 @@ class Run:
         """Cases that differ in nothing but this field, at least two of them, by its value."""
         grouped: dict[Case, list[Case]] = {}
         for case in comparison.cases:
-            if getattr(case, variable) is not None and case.trace is None:
+            if getattr(case, variable) is not None:
                 grouped.setdefault(msgspec.structs.replace(case, **{variable: 0}), []).append(case)
         for cases in grouped.values():
             if len(cases) > 1:
@@ -96,5 +101,6 @@ class Run:
 
     def median_pause(self, case: Case, configuration: Configuration) -> Median | None:
         """Of the rounds' own medians, in nanoseconds. None: the machine has never stood."""
-        medians = [exact.median(each.pauses_ns) for each in self.rounds(case, configuration).values() if each.pauses_ns]
+        found = [median_pause(each) for each in self.rounds(case, configuration).values()]
+        medians = [each for each in found if each is not None]
         return statistics.median(medians, seed=self.plan.seed) if medians else None

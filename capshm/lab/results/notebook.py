@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Value: TypeAlias = str | int | float | list[int] | None
 Row: TypeAlias = dict[str, Value]
 
-_FRAMES = {"polars": "DataFrame", "pandas": "DataFrame"}
+_LIBRARIES = ("polars", "pandas")  # each has a DataFrame
 
 
 class Loaded:
@@ -56,11 +56,13 @@ class Loaded:
 
     def to_frame(self) -> object:
         """A polars DataFrame, or one of pandas where there is no polars. ImportError: neither is installed."""
-        for library, frame in _FRAMES.items():
+        for library in _LIBRARIES:
             try:
-                return getattr(importlib.import_module(library), frame)(self.columns)
+                frames = importlib.import_module(library)
             except ImportError:
                 continue
+            frame: object = frames.DataFrame(self.columns)
+            return frame
         raise ImportError("to_frame() needs polars or pandas, and this Python has neither; columns needs none")
 
     def summarize(self, measure: Measure = "wall") -> Summary:

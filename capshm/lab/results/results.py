@@ -4,6 +4,7 @@
     results.jsonl    one `Record` a line, only ever appended to, and on the disk before the next cell begins
     results.sqlite   the same for SQL, made from the two above (capshm.lab.results.database)
     table.txt        the table as it was printed
+    maps.jsonl       where segments held their tags, if that was looked at (capshm.lab.maps)
 
 The first two are the result, and enough to go on with a run (`filling`). A death in the middle of a line
 leaves a half-written tail, which readers drop and say so; there is no other way to lose a cell that has finished.

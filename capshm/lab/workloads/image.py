@@ -12,20 +12,16 @@ The image and the number of workers decide how much there is to do; `size`, whic
 
 from __future__ import annotations
 
-import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
-from capshm import cheribsd as bsd
-from capshm import errors
-from capshm.cheribsd.revoke import revoke_ranges
 from capshm.lab.cells.crew import CellFailed
 from capshm.lab.cells.heap import Heap
 from capshm.lab.inputs import image
 
 if TYPE_CHECKING:
     from capshm.lab.cells.cell import Setting
-    from capshm.lab.cells.world import Area, World
+    from capshm.lab.cells.world import Area
 
 DEFAULT_SIZE = 1 << 20
 FREES_MEMORY = True
@@ -39,7 +35,7 @@ def run(setting: Setting) -> None:
     """Each process does ROUNDS."""
     world, crew = setting.world, setting.crew
     crew.counted = COUNTED
-    heap, is_revoking = Heap(image.read(image.find(setting.image or ""))), can_revoke(world)
+    heap, is_revoking = Heap(image.read(image.find(setting.image or ""))), world.can_revoke()
     private, shared = world.private(heap.length), world.inherited(heap.length)
     for area in (private, shared):
         heap.fill(area, crew.counts)
@@ -47,7 +43,7 @@ def run(setting: Setting) -> None:
     def work(area: Area, number: int) -> None:
         for seed in range(setting.seed + number * ROUNDS, setting.seed + (number + 1) * ROUNDS):
             if is_revoking:
-                revoke_ranges(heap.free(area, seed))
+                world.revoke(heap.free(area, seed))
                 crew.counts.passes += 1
             heap.work(area, seed, crew.counts)
         if lost := crew.counts.rederived:
@@ -58,16 +54,3 @@ def run(setting: Setting) -> None:
             crew.fork(partial(work, private, worker))
         work(shared, 0)
         crew.wait()
-
-
-def can_revoke(world: World) -> bool:
-    """Whether this process's machine has a revoker that revokes."""
-    if world.is_plain:
-        return False
-    try:
-        bsd.cheri_revoke_get_shadow(bsd.CHERI_REVOKE_SHADOW_INFO_STRUCT)
-    except errors.Refused as refusal:
-        if refusal.errno != errno.ENOSYS:
-            raise
-        return False
-    return True

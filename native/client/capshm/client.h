@@ -76,11 +76,12 @@ enum capshm_status {
 /* Why the last call that failed in this thread did. A call that succeeds leaves it as it is. */
 struct capshm_refusal {
     enum capshm_status status;
-    int error_number;  /* CAPSHM_REFUSED: an errno, or CAPSHM_EPROT; else 0 */
-    uint64_t address;  /* of a violation; else 0 */
-    char
-        rule[64]; /* CAPSHM_REFUSED: "cheribsd:E2", or "host" for the kernel; a violation: its code, "PROT_CHERI_TAG" */
-    char message[512]; /* a sentence: what was asked, what is allowed, and what would be needed */
+    int error_number; /* CAPSHM_REFUSED: an errno, or CAPSHM_EPROT; else 0 */
+    uint64_t address; /* of a violation; else 0 */
+    /* CAPSHM_REFUSED: "cheribsd:E2", or "host" for the kernel; a violation: its code, "PROT_CHERI_TAG". */
+    char rule[64];
+    /* A sentence: what was asked, what is allowed, and what would be needed. */
+    char message[512];
 };
 
 CAPSHM_API const struct capshm_refusal *capshm_last_refusal(void);
