@@ -14,7 +14,7 @@ from capshm.errors import CapshmError
 from capshm.lab.comparison import Comparison
 from capshm.lab.plan import Plan
 from capshm.lab.report import answers, browser, differences, growth, pauses, writing
-from capshm.lab.report.drawing import KINDS
+from capshm.lab.report.drawing import KINDS, keep_titles_inside, panels
 from capshm.lab.report.palette import COLOURS, style
 from capshm.lab.report.runs import ReportError, Run
 from capshm.lab.results import Canary
@@ -209,3 +209,22 @@ def test_styles_differ_without_any_colour() -> None:
     styles = [style(comparison, each) for each in comparison.configurations]
     for cue in ("hatch", "dash", "marker"):
         assert len({getattr(each, cue) for each in styles}) == len(styles)
+
+
+def test_no_title_is_cut_off() -> None:
+    """One too long for its panel begins farther to the left, above the names; and what fits stays where it is."""
+    figure, axes = panels([1.0, 1.0, 1.0])
+    titles = []
+    for panel, words in zip(axes, ("churn", "bufferpool of 256 KiB, 2 processes, 100 %", "churn"), strict=True):
+        titles.append(panel.set_title(words, loc="left"))
+        panel.set_yticks([0], ["cheribsd, stop-the-world"])
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    width = figure.bbox.x1
+    assert titles[1].get_window_extent().x1 > width, "the test shows nothing"
+    keep_titles_inside(figure)
+    figure.draw_without_rendering()
+    first, second, third = (title.get_window_extent() for title in titles)
+    assert first.x1 < second.x0 < second.x1 < width
+    assert [title.get_position()[0] for title in (titles[0], titles[2])] == [0, 0]
+    assert third.x1 < width
