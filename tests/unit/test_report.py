@@ -161,6 +161,14 @@ def test_the_answers_are_those_of_the_figures(tmp_path: Path) -> None:
     assert stoppers.said == ["gate has the shortest pauses in 2 of 2 comparisons: its interval lies below the others'."]
 
 
+def test_an_answer_needs_an_interval(tmp_path: Path) -> None:
+    """Of too few rounds for one nothing is said of growth, either; the numbers stand in the table."""
+    few = msgspec.structs.replace(scene.SMALL, repeats=2)
+    growing = answers.answers([Run(scene.write(tmp_path / "run", few))])[2]
+    assert growing.said == ["By processes: of too few rounds for an interval, nothing is said."]
+    assert any("[too few]" in cell for row in growing.rows for cell in row)
+
+
 def test_permutation_tests_know_chance() -> None:
     """Eight rounds that agree reach 2 in 2^8, and no test less; rounds that do not agree say nothing."""
     assert differences.permutation_p([(110.0 + n, 100.0 + n) for n in range(8)], seed=1) == pytest.approx(2 / 2**8)
