@@ -1,7 +1,7 @@
 ## capshm: CHERI capabilities between real Linux processes, emulated
 ##
 ##   make test      the tests, all but the longest
-##   make compare   what each policy costs, under several workloads: the main job; four minutes and a half
+##   make compare   what each policy costs, under several workloads: the main job; about six minutes
 ##   make bench     every figure against its limit
 ##
 ##   make lint      formats, types, and the warnings of gcc and clang

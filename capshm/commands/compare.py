@@ -67,10 +67,10 @@ def compare(
 ) -> None:
     """Run workloads under policies, and show what each costs: against plain shared memory, and against `open`.
 
-    What frees memory, churn, traces and images, runs with every revoker, too, and shows what revocation costs: against
-    `none`. With --revokers, --stoppers or --scopes all runs in every combination of what is named, and each is compared
-    with the same that has the policy open, the revoker none, the stopper gate, or the scope vmspace, if that takes
-    part.
+    What frees memory, bufferpool, churn, traces and images, runs with every revoker, too, and shows what revocation
+    costs: against `none`. With --revokers, --stoppers or --scopes all runs in every combination of what is named, and
+    each is compared with the same that has the policy open, the revoker none, the stopper gate, or the scope vmspace,
+    if that takes part.
 
     Each runs in fresh processes, as often as --repeats says: a round runs every one once, in a random order. Overheads
     are medians of the rounds' ratios with 95 % intervals; where nothing was seen the table says how small a difference
@@ -122,7 +122,7 @@ def compare(
     measure
         What is compared: wall time, or cpu, which is the time that all processes of a cell were running.
     quick
-        A first look, in about a minute: two rounds of smaller sizes.
+        A first look, in little more than a minute: two rounds of smaller sizes.
     dry_run
         Show which cells would run, and for about how long; run none.
     cluster

@@ -79,11 +79,14 @@ def show_plan(plan: Plan, *, is_json: bool) -> None:
         print(msgspec.json.encode({"plan": plan, "seconds": plan.seconds}).decode())
         return
     print(f"{len(plan.cells)} cells a round, {plan.repeats} rounds, seed {plan.seed}:\n")
+    told = set()
     for comparison in plan.comparisons:
         print(comparison.title)
         for case in comparison.cases:
             print(f"  {table.described(plan, case)}: {', '.join(map(comparison.name, comparison.configurations))}")
-            print(f"      {workloads.describe(case.workload)[0]}")
+            if case.workload not in told:
+                print(f"      {workloads.describe(case.workload)[0]}")
+                told.add(case.workload)
         print()
     print(f"about {table.duration(plan.seconds * 1e9)} on two slow processors")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.figures import FIGURES
-from capshm.lab import choice, plan
+from capshm.lab import choice, plan, workloads
 from capshm.lab.readme import markers
 
 BEGIN, END = markers("bench")
@@ -40,6 +40,12 @@ def test_plan_of_the_readme_is_one(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(text, encoding="utf-8")
     chosen = plan.complete(choice.Choice(), choice.read(tmp_path / "plan.toml"))
     assert (len(chosen.cases), chosen.repeats, chosen.seed) == (4, 15, 7)
+
+
+def test_workloads_of_the_readme_are_all() -> None:
+    """Its table has each workload that comes with capshm, and no other."""
+    (section,) = re.findall(r"^### The workloads\n(.*?)^##", README, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^\| `([a-z]+)` \|", section, re.MULTILINE) == [*workloads.BUILT_IN, *workloads.FROM_FILES]
 
 
 def test_commands_of_the_readme_are_targets() -> None:

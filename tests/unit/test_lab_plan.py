@@ -11,6 +11,7 @@ import pytest
 
 from capshm._native import lib
 from capshm.commands.compare import compare
+from capshm.commands.comparisons import show_plan
 from capshm.lab import workloads
 from capshm.lab.choice import Choice, PlanError, choose, read
 from capshm.lab.comparison import AXES, Case, Comparison, Configuration
@@ -432,6 +433,14 @@ def test_rounds_have_orders_of_their_own() -> None:
 
 
 # The command
+
+
+def test_a_dry_run_says_once_what_a_workload_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """However many of its cases run, in however many comparisons."""
+    show_plan(a_plan(), is_json=False)
+    shown = capsys.readouterr().out
+    assert shown.count("churn of 1 MiB: ") == 2
+    assert shown.count(workloads.describe("churn")[0]) == 1
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from capshm.errors import CapshmError
 from capshm.lab.comparison import Comparison
 from capshm.lab.plan import Plan
 from capshm.lab.report import answers, browser, differences, growth, pauses, writing
-from capshm.lab.report.drawing import KINDS
+from capshm.lab.report.drawing import KINDS, keep_titles_inside, panels
 from capshm.lab.report.exhibit import split
 from capshm.lab.report.palette import COLOURS, style
 from capshm.lab.report.runs import ReportError, Run
@@ -162,6 +162,14 @@ def test_the_answers_are_those_of_the_figures(tmp_path: Path) -> None:
     assert stoppers.said == ["gate has the shortest pauses in 2 of 2 comparisons: its interval lies below the others'."]
 
 
+def test_an_answer_needs_an_interval(tmp_path: Path) -> None:
+    """Of too few rounds for one nothing is said of growth, either; the numbers stand in the table."""
+    few = msgspec.structs.replace(scene.SMALL, repeats=2)
+    growing = answers.answers([Run(scene.write(tmp_path / "run", few))])[2]
+    assert growing.said == ["By processes: of too few rounds for an interval, nothing is said."]
+    assert any("[too few]" in cell for row in growing.rows for cell in row)
+
+
 def test_permutation_tests_know_chance() -> None:
     """Eight rounds that agree reach 2 in 2^8, and no test less; rounds that do not agree say nothing."""
     assert differences.permutation_p([(110.0 + n, 100.0 + n) for n in range(8)], seed=1) == pytest.approx(2 / 2**8)
@@ -217,3 +225,22 @@ def test_what_is_too_much_for_one_picture_goes_into_the_next() -> None:
     assert list(split("abcde", 2, "bars")) == [("bars", "ab"), ("bars-2", "cd"), ("bars-3", "e")]
     assert list(split("ab", 2, "bars")) == [("bars", "ab")]
     assert list(split("", 2, "bars")) == []
+
+
+def test_no_title_is_cut_off() -> None:
+    """One too long for its panel begins farther to the left, above the names; and what fits stays where it is."""
+    figure, axes = panels([1.0, 1.0, 1.0])
+    titles = []
+    for panel, words in zip(axes, ("churn", "bufferpool of 256 KiB, 2 processes, 100 %", "churn"), strict=True):
+        titles.append(panel.set_title(words, loc="left"))
+        panel.set_yticks([0], ["cheribsd, stop-the-world"])
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    width = figure.bbox.x1
+    assert titles[1].get_window_extent().x1 > width, "the test shows nothing"
+    keep_titles_inside(figure)
+    figure.draw_without_rendering()
+    first, second, third = (title.get_window_extent() for title in titles)
+    assert first.x1 < second.x0 < second.x1 < width
+    assert [title.get_position()[0] for title in (titles[0], titles[2])] == [0, 0]
+    assert third.x1 < width

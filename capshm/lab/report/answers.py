@@ -18,6 +18,7 @@ from capshm.lab.statistics import Median, Overhead
 from capshm.lab.summary import Line, Span
 from capshm.lab.table import overhead, significant
 
+_TOO_FEW = "Of too few rounds for an interval, nothing is said."
 _USELESS = 1.0
 """A difference of which it says little that none so large was seen."""
 
@@ -114,10 +115,12 @@ def _growth(runs: Sequence[Run]) -> Answer:
                             growth.steepness(curve.slope),
                         )
                     )
-        if slopes:
-            least, most = (choose(slopes, key=lambda slope: slope.value) for choose in (min, max))
+        if judged := [slope for slope in slopes if slope.interval is not None]:
+            least, most = (choose(judged, key=lambda slope: slope.value) for choose in (min, max))
             factors = _from_to(growth.steepness(least), growth.steepness(most))
             said.append(f"Twice as many {variable.words} make a pause {factors} as long.")
+        elif slopes:
+            said.append(f"By {variable.words}: {_TOO_FEW[0].lower()}{_TOO_FEW[1:]}")
     return Answer(
         "How does a pause grow with processes and with density?",
         said,
@@ -197,7 +200,7 @@ def _words(found: Sequence[Overhead], reference: str) -> str:
         if max(judged) > _USELESS:
             parts.append("The machine was too busy to tell less: repeat it on a quiet one, or with more rounds.")
     if len(seen) + len(judged) < len(found):
-        parts.append("Of too few rounds for an interval, nothing is said.")
+        parts.append(_TOO_FEW)
     return " ".join(parts)
 
 

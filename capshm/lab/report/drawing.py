@@ -16,6 +16,7 @@ from typing import NamedTuple
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from capshm.lab.report.exhibit import Exhibit
@@ -29,6 +30,7 @@ WIDTH = 9.0
 _WIDE = 4.0
 """Ratios that lie farther apart than this are shown on a logarithmic axis."""
 _LONG = 30  # letters of a name in a legend
+_MARGIN = 4  # pixels right of a title
 KINDS = ("svg", "pdf", "png")
 
 _NO_DATES: dict[str, dict[str, str | None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
@@ -102,6 +104,16 @@ def show_ratios(axes: Axes, axis: str, low: float, high: float, *, room: float) 
     chosen.set_major_formatter(FuncFormatter(lambda value, _: f"× {value:.4g}"))
 
 
+def keep_titles_inside(figure: Figure) -> None:
+    """Move titles that would be cut off at the right edge of a figure to the left, as far as they need."""
+    for axes in figure.axes:
+        for title in axes.findobj(Text):
+            if title.get_text() and title.get_text() == axes.get_title(loc="left"):
+                beyond = title.get_window_extent().x1 - (figure.bbox.x1 - _MARGIN)
+                if beyond > 0:
+                    title.set_x(-beyond / axes.bbox.width)
+
+
 class Picture(NamedTuple):
     """One exhibit's, as a file of each kind, and as a part of a page."""
 
@@ -115,6 +127,7 @@ def picture(exhibit: Exhibit) -> Picture:
         figure = exhibit.draw()
         figure.draw_without_rendering()  # which finds where all is placed
         figure.set_layout_engine("none")
+        keep_titles_inside(figure)
         svg = _save(figure, "svg", is_transparent=True)
         pictures = {"svg": _on_white(svg), "pdf": _save(figure, "pdf"), "png": _save(figure, "png")}
         return Picture(pictures, _inline(exhibit.key, svg.decode()))

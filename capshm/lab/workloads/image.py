@@ -5,6 +5,7 @@ object of its own and into private memory, and forks workers, which inherit both
 worker in its copy of the private memory. A round frees a quarter of the objects there and has them revoked; then it
 allocates them again, stores a capability wherever one led there, and loads all others. So each pass sweeps the layout
 of the image, and finds all of its tags. No process uses what another has stored: policies make no difference to that.
+But under `open` the parent's object is everybody's, and passes of scope `vmspace` leave it alone: they sweep less.
 A capability that is loaded without its tag, though it led to nothing that was freed, makes the cell fail.
 
 The image and the number of workers decide how much there is to do; `size`, which is that of the image, changes nothing.
