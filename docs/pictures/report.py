@@ -1,7 +1,4 @@
-"""docs/report.png: the upper end of the report on the bundled questions, of a real run on this machine.
-
-The run is made once, in build/questions, and used again until that is removed.
-"""
+"""docs/report.png: the upper end of the report on the bundled questions, of a run on this machine in build/questions."""
 
 from __future__ import annotations
 
@@ -16,11 +13,10 @@ CAPSHM = [sys.executable, "-P", "-m", "capshm"]
 
 
 def main() -> None:
-    """Measure what is not there yet, write the report, and photograph it."""
+    """Measure, write the report, and photograph it."""
     if browser.find() is None:
         sys.exit(f"{PICTURE} needs a browser, which this machine has not: one of {', '.join(browser.NAMES)}")
-    if not FOLDER.exists():
-        subprocess.run([*CAPSHM, "compare", "--plan", "questions", "--output", str(FOLDER)], check=True)
+    subprocess.run([*CAPSHM, "compare", "--plan", "questions", "--output", str(FOLDER), "--force"], check=True)
     subprocess.run([*CAPSHM, "report", str(FOLDER), "--force"], check=True)
     browser.photograph(FOLDER / "report.html", "light", PICTURE, 1100, 1500)
     print(PICTURE)
