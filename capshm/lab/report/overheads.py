@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -41,7 +42,8 @@ def exhibits(run: Run) -> Iterator[Exhibit]:
             cases = list(bars)
             for begin in range(0, len(cases), _PANELS):
                 chosen = {case: bars[case] for case in cases[begin : begin + _PANELS]}
-                key = f"overhead-{place + 1}-{reference}" + (f"-{begin // _PANELS + 1}" if begin else "")
+                word = re.sub(r"[^\w-]", "_", reference)  # a name of anything, for a file and for identifiers of a page
+                key = f"overhead-{place + 1}-{word}" + (f"-{begin // _PANELS + 1}" if begin else "")
                 yield _exhibit(run, comparison, reference, chosen, key)
 
 
