@@ -254,7 +254,7 @@ def test_names_of_any_bytes(tmp_path: Path) -> None:
         "with open(sys.argv[1], 'r+b') as file:\n    kept = mmap.mmap(file.fileno(), 0)\n"
         "print(flush=True)\nsys.stdin.read()"
     )
-    command = [sys.executable, "-c", code, strange]
+    command = [sys.executable, "-c", code, str(strange)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -419,6 +419,7 @@ def test_more_memory_than_an_image_may_have(monkeypatch: pytest.MonkeyPatch) -> 
 
         def pieces(self, mapping: Mapping) -> Iterator[tuple[int, bytes]]:
             yield mapping.start, b"\1" * 2 * PAGE
+            assert image.MOST_PAGES > 1, "it goes on looking at what is too large"
 
     assert snapshot.make(Large()).pages == 2
     monkeypatch.setattr(image, "MOST_PAGES", 1)

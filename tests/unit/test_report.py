@@ -151,6 +151,19 @@ def test_what_holds_too_little_is_refused(tmp_path: Path) -> None:
         assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.parametrize(
+    ("good", "wrong"),
+    [(b'"granules":', b'"granules":0,"_":'), (b'"times_ns":[', b'"times_ns":[1],"_":['), (b"[[", b"[[7],[")],
+)
+def test_maps_that_are_none_are_refused(tmp_path: Path, good: bytes, wrong: bytes) -> None:
+    """Without granules, with more looks than moments, with rows of several lengths."""
+    folder = scene.write(tmp_path / "run", LEAST)
+    path = folder / "maps.jsonl"
+    path.write_bytes(path.read_bytes().replace(good, wrong))
+    with pytest.raises(CapshmError, match=r"maps\.jsonl is damaged: line 1"):
+        Run(folder)
+
+
 def test_what_is_missing_names_its_command(tmp_path: Path) -> None:
     """Two rounds of two policies give no pauses, no growth, no test."""
     run = Run(scene.write(tmp_path / "run", LEAST))
