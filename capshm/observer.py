@@ -16,16 +16,17 @@ from typing import NamedTuple, Self, SupportsIndex
 from capshm import connection, records
 from capshm.errors import BrokerGone, CapshmError
 
-_LISTENS = 0x10000  # the flag of a listening socket in /proc/net/unix
+_LISTENS = "00010000"  # the flags of a listening socket in /proc/net/unix
 
 
 def machines() -> list[str]:
     """The names of this user's machines that are running now."""
     prefix = connection.address_of("").decode().replace("\0", "@")
     names = []
-    for line in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()[1:]:
+    # Names are any bytes of anybody's, line breaks too.
+    for line in Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").split("\n")[1:]:
         fields = line.split()
-        if len(fields) == 8 and fields[7].startswith(prefix) and int(fields[3], 16) & _LISTENS:
+        if len(fields) == 8 and fields[7].startswith(prefix) and fields[3] == _LISTENS:
             names.append(fields[7].removeprefix(prefix))
     return sorted(names)
 

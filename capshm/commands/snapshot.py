@@ -90,7 +90,8 @@ def _take(program: str, output: Path | None, *, is_all: bool, is_forced: bool) -
 
     if output is not None:
         outputs.check(output, "an image", is_forced=is_forced)  # better than when a program was held still for it
-    columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn()]
+    described = TextColumn("{task.description}", markup=False)  # the program's name may look like markup
+    columns = [described, BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn()]
     console = Console(stderr=True)
     with (
         _source(program, is_all=is_all) as source,

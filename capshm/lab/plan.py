@@ -14,7 +14,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from inspect import signature
 from itertools import product, starmap
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from random import Random
 
 import msgspec
@@ -246,7 +246,17 @@ def _find_trace(name: str) -> str:
         raise PlanError(str(error)) from error
     if forks > MOST_FORKS:
         raise PlanError(f"{path} forks {forks:,} processes, and a cell may fork {MOST_FORKS:,}")
-    return str(path.absolute())
+    return _as_text(path)
+
+
+def _as_text(path: Path) -> str:
+    """As a manifest has it."""
+    text = str(path.absolute())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PlanError(f"{text!r} is no UTF-8, and paths in results are: give the file another name") from None
+    return text
 
 
 def _find_image(name: str) -> tuple[str, int]:
@@ -256,7 +266,7 @@ def _find_image(name: str) -> tuple[str, int]:
         pages = image.read(path).pages
     except (CapshmError, OSError) as error:
         raise PlanError(str(error)) from error
-    return str(path.absolute()), max(pages * image.PAGE, SMALLEST)
+    return _as_text(path), max(pages * image.PAGE, SMALLEST)
 
 
 def _parts(path: str) -> tuple[str, ...]:

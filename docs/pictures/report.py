@@ -1,4 +1,4 @@
-"""docs/report.png: the upper end of the report on the bundled questions, of a run on this machine in build/questions."""
+"""docs/report.png: the upper end of the report on the bundled questions, of a run here, in build/questions."""
 
 from __future__ import annotations
 

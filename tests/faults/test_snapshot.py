@@ -245,6 +245,26 @@ def test_a_process_that_is_traced(program: Path) -> None:
 
 
 @pytest.mark.slow
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    """A program, and a file that it has mapped: what is no UTF-8, and what ends a line for Python alone."""
+    strange = tmp_path / "a\x0cb\u2028c"
+    strange.write_bytes(bytes(PAGE))
+    code = (
+        "import ctypes, mmap, sys\nctypes.CDLL(None).prctl(15, b'a\\xff\\x0cb', 0, 0, 0)\n"
+        "with open(sys.argv[1], 'r+b') as file:\n    kept = mmap.mmap(file.fileno(), 0)\n"
+        "print(flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(strange)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with Held(process.pid, is_all=True) as source:
+            assert source.program == "a\ufffd\x0cb"
+            done = subprocess.run([*CAPSHM, str(process.pid)], capture_output=True, text=True, check=False)
+        assert f"process {os.getpid()} traces it already" in done.stderr
+
+
+@pytest.mark.slow
 @isolated()
 def test_a_process_of_another_user() -> None:
     """Only root may; and what one's own user has made undumpable is told from that."""
@@ -399,6 +419,7 @@ def test_more_memory_than_an_image_may_have(monkeypatch: pytest.MonkeyPatch) -> 
 
         def pieces(self, mapping: Mapping) -> Iterator[tuple[int, bytes]]:
             yield mapping.start, b"\1" * 2 * PAGE
+            assert image.MOST_PAGES > 1, "it goes on looking at what is too large"
 
     assert snapshot.make(Large()).pages == 2
     monkeypatch.setattr(image, "MOST_PAGES", 1)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import pytest
 
 import capshm
 from capshm import cheribsd as bsd
-from capshm import observer, records
+from capshm import connection, observer, records
 from capshm import zircon as zx
 from capshm.commands.audit import Filters
 from capshm.commands.explain import explain
@@ -375,6 +376,15 @@ def test_doctor_finds_this_machine_well() -> None:
     """doctor looks at the kernel and its limits, and ends with 0 where the tests can run at all."""
     findings = read("doctor")["findings"]  # which says so by its exit status
     assert {"Linux", "attaching", "descriptors, hard limit"} <= {str(each["what"]) for each in findings}
+
+
+def test_sockets_of_others_may_have_any_name() -> None:
+    """No UTF-8, line breaks, and what would look like a machine's."""
+    ours = connection.address_of("forged").replace(b"\0", b"@")
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        one.bind(b"\0\xff\xe2\x80\xa8" + os.urandom(4).hex().encode())
+        other.bind(b"\0" + os.urandom(4).hex().encode() + b"\nx x x flags x x x " + ours)
+        assert "forged" not in observer.machines()
 
 
 def test_without_a_machine_the_verbs_say_so() -> None:

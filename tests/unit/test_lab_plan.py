@@ -277,6 +277,16 @@ def test_what_is_no_trace_is_refused(tmp_path: Path) -> None:
         complete(Choice(workloads=(), traces=(str(junk),)))
 
 
+def test_a_path_that_no_manifest_can_hold_is_refused(tmp_path: Path) -> None:
+    """Of a trace or an image: one that is no UTF-8."""
+    named = {"traces": trace.find("pipeline"), "images": image.find("perl")}
+    for files, found in named.items():
+        path = tmp_path / f"\udcff{found.suffix}"
+        path.write_bytes(found.read_bytes())
+        with pytest.raises(PlanError, match="is no UTF-8"):
+            complete(choose(**{"workloads": ("churn",), files: (str(path),)}))
+
+
 def test_traces_of_one_name_are_told_apart(tmp_path: Path) -> None:
     """By as many folders as it takes; others go by their files' names."""
     paths = []

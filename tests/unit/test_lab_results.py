@@ -84,6 +84,35 @@ def test_times_are_times(tmp_path: Path) -> None:
         assert len(found.damages) == 1
 
 
+@pytest.mark.parametrize(
+    ("good", "wrong"),
+    [
+        (b'"crossed":4', b'"crossed":9223372036854775808'),
+        (b'"crossed":4', b'"crossed":-1'),
+        (b"[50,40]", b"[50,18446744073709551616]"),
+        (b'"setup_ns":30', b'"setup_ns":9223372036854775808'),
+    ],
+)
+def test_numbers_that_sql_has_not_are_damage(tmp_path: Path, good: bytes, wrong: bytes) -> None:
+    """And no database fails by them."""
+    folder = a_folder(tmp_path / "run")
+    whole = (folder / results.RESULTS).read_bytes()
+    assert good in whole
+    (folder / results.RESULTS).write_bytes(whole.replace(good, wrong))
+    found = results.read(folder)
+    assert (len(found.records), len(found.damages)) == (len(RECORDS) - 1, 1)
+    database.build(folder, found.manifest, found.records)
+
+
+def test_a_baseline_that_there_is_not_is_damage(tmp_path: Path) -> None:
+    """Nothing could be compared with it."""
+    folder = a_folder(tmp_path / "run")
+    text = (folder / results.MANIFEST).read_bytes()
+    (folder / results.MANIFEST).write_bytes(text.replace(b'"baseline": "plain"', b'"baseline": "nobody"'))
+    with pytest.raises(ResultsError, match="damaged: nothing in it is 'nobody'"):
+        results.read(folder)
+
+
 def test_a_folder_is_filled_by_one_at_a_time(tmp_path: Path) -> None:
     """Whoever comes meanwhile is refused, with force too, and takes nothing away; afterwards the folder is free."""
     manifest = Manifest(PLAN, facts.gather())

@@ -129,6 +129,20 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     assert (output / "figures" / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
+@pytest.mark.slow
+def test_names_are_text(tmp_path: Path) -> None:
+    """Whatever a plug-in or a file is called: nothing in a name is markup, mathematics or a path."""
+    folder = scene.write(tmp_path / "run", LEAST)
+    name = r'"><img src=x onerror=a()> \q $\foo$'
+    for path in folder.glob("*.json*"):
+        path.write_bytes(path.read_bytes().replace(b'"plain"', msgspec.json.encode(name)))
+    page, _ = writing.write([folder], folder)
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;img src=x" in text
+    assert "<img" not in text
+    assert all(re.fullmatch(r"[\w.-]+", path.name) for path in (folder / "figures").iterdir())
+
+
 def test_what_holds_too_little_is_refused(tmp_path: Path) -> None:
     """No folder, and one in which nothing has finished: no part of a report is made."""
     empty = scene.write(tmp_path / "empty", scene.SMALL, [Canary(1, None)])
@@ -136,6 +150,19 @@ def test_what_holds_too_little_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CapshmError, match=why):
             writing.write([folder], tmp_path / "report")
         assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("good", "wrong"),
+    [(b'"granules":', b'"granules":0,"_":'), (b'"times_ns":[', b'"times_ns":[1],"_":['), (b"[[", b"[[7],[")],
+)
+def test_maps_that_are_none_are_refused(tmp_path: Path, good: bytes, wrong: bytes) -> None:
+    """Without granules, with more looks than moments, with rows of several lengths."""
+    folder = scene.write(tmp_path / "run", LEAST)
+    path = folder / "maps.jsonl"
+    path.write_bytes(path.read_bytes().replace(good, wrong))
+    with pytest.raises(CapshmError, match=r"maps\.jsonl is damaged: line 1"):
+        Run(folder)
 
 
 def test_what_is_missing_names_its_command(tmp_path: Path) -> None:

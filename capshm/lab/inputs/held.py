@@ -92,7 +92,8 @@ class Held:
         return state not in (b"Z", b"X")
 
     def _why_not(self, status: int) -> str:
-        about = dict(line.split(":\t", 1) for line in (self._folder / "status").read_text().splitlines())
+        lines = (self._folder / "status").read_text(errors="replace").split("\n")  # its name may have any other break
+        about = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
         if not (self._folder / "maps").exists() or "VmSize" not in about:
             return "it is a thread of the kernel, and has no memory of its own"
         if about["TracerPid"] != "0":
@@ -116,7 +117,8 @@ class Held:
         if head != _ELF_64:
             raise CapshmError(f"process {self._pid} ({self.program}) is no 64-bit little-endian program")
         found = []
-        for line in os.fsdecode((self._folder / "maps").read_bytes()).splitlines():
+        # The kernel escapes "\n" in paths, and none of the other characters that end a line for Python.
+        for line in os.fsdecode((self._folder / "maps").read_bytes()).split("\n")[:-1]:
             addresses, rights, _, _, inode, *name = line.split(maxsplit=5)
             start, end = (int(address, 16) for address in addresses.split("-"))
             kind = _kind(inode, "".join(name))

@@ -68,8 +68,7 @@ def make(source: Source, progress: Callable[[int], object] = lambda size: None) 
     holders, first = np.unique(places >> _GRANULE_BITS, return_index=True)
     led_to = targets[first] >> _GRANULE_BITS
     pages = np.union1d(written, led_to >> _PAGE_GRANULE_BITS)
-    if wrong := image.find_too_large(len(pages), len(holders)):
-        raise CapshmError(f"no image of {source.program} can be made: {wrong}")
+    _check(source, len(pages), len(holders))
     tagged = np.zeros(len(pages) * GRANULES_IN_PAGE, np.bool_)
     tagged[_renumbered(holders, pages)] = True
     return Image(
@@ -81,6 +80,12 @@ def make(source: Source, progress: Callable[[int], object] = lambda size: None) 
     )
 
 
+def _check(source: Source, pages: int, tags: int) -> None:
+    """CapshmError: that is more than an image may have."""
+    if wrong := image.find_too_large(pages, tags):
+        raise CapshmError(f"no image of {source.program} can be made: {wrong}")
+
+
 def _scan(
     source: Source, progress: Callable[[int], object]
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
@@ -89,6 +94,7 @@ def _scan(
     ends = np.array([mapping.end for mapping in source.mappings], np.uint64)
     lowest, span = starts[0], ends[-1] - starts[0]
     places, targets, written = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    pages_so_far = pointers_so_far = 0  # so that a program that is too large takes neither time nor memory
     for mapping in source.mappings:
         seen = mapping.start
         for address, piece in source.pieces(mapping):
@@ -100,6 +106,9 @@ def _scan(
             are_inside = values < ends[np.searchsorted(starts, values, "right") - 1]
             places.append(near[are_inside].astype(np.uint64) * np.uint64(8) + np.uint64(address))
             targets.append(values[are_inside])
+            pages_so_far += len(pages)
+            pointers_so_far += len(places[-1])
+            _check(source, pages_so_far, -(-pointers_so_far // 2))  # two in a granule, at most
             progress(address + len(piece) - seen)
             seen = address + len(piece)
         progress(mapping.end - seen)

@@ -38,6 +38,7 @@ _LOOK: dict[str, object] = {
     "svg.fonttype": "path",  # looks the same wherever it is opened
     "font.family": "DejaVu Sans",  # which comes with matplotlib
     "font.size": 10,
+    "text.parse_math": False,  # names may have dollar signs
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",

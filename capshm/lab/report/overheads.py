@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -38,7 +39,8 @@ def exhibits(run: Run) -> Iterator[Exhibit]:
             for line in run.summary.lines:
                 if line.comparison == place and reference in line.over:
                     bars.setdefault(line.case, {})[line.configuration] = line.over[reference]
-            for key, cases in split(list(bars), _PANELS, f"overhead-{place + 1}-{reference}"):
+            word = re.sub(r"[^\w-]", "_", reference)  # a name of anything, for a file and for identifiers of a page
+            for key, cases in split(list(bars), _PANELS, f"overhead-{place + 1}-{word}"):
                 yield _exhibit(run, comparison, reference, {case: bars[case] for case in cases}, key)
 
 

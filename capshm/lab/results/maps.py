@@ -72,6 +72,11 @@ def read(folder: Path) -> list[Map]:
     except FileNotFoundError:
         return []
     try:
-        return [msgspec.json.decode(line, type=Map) for line in lines.splitlines()]
+        found = [msgspec.json.decode(line, type=Map) for line in lines.splitlines()]
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ResultsError(f"{folder / MAPS} is damaged: {error}") from error
+    for number, each in enumerate(found, 1):
+        parts = {len(row) for row in each.tags}
+        if each.granules < 1 or not 2 <= len(each.times_ns) == len(each.tags) or len(parts) > 1 or 0 in parts:
+            raise ResultsError(f"{folder / MAPS} is damaged: line {number} is no map of so many moments and parts")
+    return found

@@ -21,6 +21,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 import msgspec
 
 from capshm.errors import CapshmError
+from capshm.lab.comparison import AXES
 from capshm.lab.plan import Cell, Plan
 from capshm.lab.results.facts import Facts
 
@@ -30,7 +31,9 @@ MANIFEST, RESULTS = "manifest.json", "results.jsonl"
 DATABASE, TABLE, MAPS = "results.sqlite", "table.txt", "maps.jsonl"
 
 
-Time: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+_MOST = (1 << 63) - 1  # what SQL takes
+Time: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 
 
 class ResultsError(CapshmError):
@@ -54,10 +57,10 @@ class Result(msgspec.Struct, frozen=True):
 
     wall_ns: Time
     cpu_ns: Time
-    setup_ns: int
-    counts: dict[str, int]
+    setup_ns: Annotated[int, msgspec.Meta(le=_MOST)]
+    counts: dict[str, Count]
     checksum: int
-    pauses_ns: list[int] = []
+    pauses_ns: list[Count] = []
 
 
 class Measured(msgspec.Struct, frozen=True, tag="measured"):
@@ -142,6 +145,10 @@ def _read_manifest(path: Path, text: bytes) -> Manifest:
         if version not in _READABLE:
             known = " and ".join(map(str, _READABLE))
             raise ResultsError(f"{path} is of schema {version}; this version of capshm reads {known}")
-        return msgspec.json.decode(text, type=Manifest)
+        manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} is damaged: {error}") from error
+    for each in manifest.plan.comparisons:
+        if each.configurations and not any(each.baseline in map(own.on, AXES) for own in each.configurations):
+            raise ResultsError(f"{path} is damaged: nothing in it is {each.baseline!r}, which all is compared with")
+    return manifest

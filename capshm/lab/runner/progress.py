@@ -27,7 +27,7 @@ class Watch:
         self._begun = time.monotonic()
         console = Console(file=sys.stderr, highlight=False)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # names of files are in it
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
