@@ -34,7 +34,7 @@ def report(
     as far as the folders say, each with its interval, and with what carries over to hardware. Below are overheads,
     pauses, growth, maps of tags, and permutation tests, each as a picture and in numbers. It is one file that loads
     nothing from anywhere. What the folders cannot show is named there, with the command that would measure it; so is
-    `capshm compare --plan questions`, which measures all of it in about ten minutes.
+    `capshm compare --plan questions`, which measures all of it in about four minutes.
 
     Exit status: 0 done; 1 a folder holds too little or cannot be read, there is a report already, or it cannot be
     written; 2 a wrong command line.
