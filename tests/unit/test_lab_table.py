@@ -243,7 +243,7 @@ def test_the_readme_has_every_workload_in_every_configuration() -> None:
     """All that come with capshm, each line with its time; none has failed, and each overhead says something."""
     _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)
     shown = rest.partition(END)[0]
-    plan = complete(Choice(workloads=(*workloads.BUILT_IN, workloads.TRACE), policies=BUILT_IN_POLICIES))
+    plan = complete(Choice(workloads=(*workloads.BUILT_IN, *workloads.FROM_FILES), policies=BUILT_IN_POLICIES))
     assert "failed" not in shown
     for comparison, found in zip(plan.comparisons, tables(shown), strict=True):
         assert comparison.title in shown.splitlines()
