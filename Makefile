@@ -23,10 +23,11 @@ PYTHON ?= python3
 JOBS ?= 2
 PYTEST_ARGS ?=
 # Where sanitizers look at Python tests: those that exercise the core itself. Machines are left out: their processes fork
-# with several threads, and the sanitizer's allocator does not survive that.
+# with several threads, and the sanitizer's allocator does not survive that; and so are libraries that die of its runtime.
 ASAN_TESTS ?= $(filter-out tests/unit/test_model% tests/unit/test_bench% tests/unit/test_import% tests/unit/test_machine% \
     tests/unit/test_lab% tests/unit/test_commands% tests/unit/test_broker% tests/unit/test_allocator% \
     tests/unit/test_quarantine% tests/unit/test_replay% tests/unit/test_perfetto% tests/unit/test_top% tests/unit/test_image% \
+    tests/unit/test_report% tests/unit/test_notebook% tests/unit/test_density% \
     tests/properties/test_model_address_space% tests/properties/test_machine% tests/properties/test_allocator% \
     tests/faults/test_machine% tests/faults/test_load% tests/faults/test_broker% \
     tests/faults/test_going_round% tests/faults/test_record% tests/faults/test_snapshot% tests/unit/test_compare% \

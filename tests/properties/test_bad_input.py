@@ -169,7 +169,7 @@ class World:
             **dict.fromkeys(["authority", "destination", "capability", "value", "held"], capability),
             **dict.fromkeys(["writable", "new_epoch", "is_of_all"], st.booleans()),
             **dict.fromkeys(["timeout", "lock_timeout"], st.floats(0, 10)),
-            **dict.fromkeys(["message", "code", "signal", "rule"], st.text(max_size=5)),
+            **dict.fromkeys(["message", "code", "signal", "rule", "folder"], st.text(max_size=5)),
             "values": lists | lists.map(tuple) | array,
             "mask": permissions,
             "other": capability | permissions | array,
